@@ -1,0 +1,21 @@
+"""Errors of the host that are not the transport's (see `nvmf_transport.errors`)."""
+
+from nvmf_transport.errors import NvmfError
+
+
+class EndOfNamespaceError(NvmfError):
+    """A write begins at or past the end of the namespace."""
+
+    kind = "end-of-namespace"
+
+
+class ReadOnlyError(NvmfError):
+    """The namespace is write-protected, connected read-only, or a second path."""
+
+    kind = "read-only"
+
+
+class UnsupportedError(NvmfError):
+    """The controller does not offer the command."""
+
+    kind = "unsupported"
