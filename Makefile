@@ -1,0 +1,48 @@
+# Every target makes .venv first and installs what is missing; see scripts/bootstrap.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+# For example: make test ARGS="-k digest -x"
+ARGS :=
+
+.PHONY: help install check format test coverage interop interop-full demo clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+install: ## make .venv with the commands and the development tools
+	@scripts/bootstrap
+
+check: install ## formatting, lint, types, and who may import whom
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## put the code into form
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+test: ## unit, property and FUSE tests
+	@scripts/bootstrap test
+	$(BIN)/pytest $(ARGS)
+
+coverage: ## the tests, and which lines they leave out
+	@scripts/bootstrap test
+	$(BIN)/pytest --cov --cov-report=term $(ARGS)
+
+interop: ## against Linux kernels in qemu, short: 8 MiB, two digest modes
+	@scripts/bootstrap peers
+	$(BIN)/pytest tests/interop -m "peer and not full" $(ARGS)
+
+interop-full: ## the whole matrix: Linux 6.12 and 6.1, 512 B and 4096 B, all digest modes
+	@scripts/bootstrap peers
+	$(BIN)/pytest tests/interop -m peer $(ARGS)
+
+demo: install ## mount a namespace, lose the controller, get it back
+	@scripts/demo
+
+clean: ## remove what the other targets made
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .import_linter_cache .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
