@@ -1,0 +1,451 @@
+"""The two ends of a connection in memory, and the messages between them; see `loop`."""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+import attrs
+import trio
+
+from .capsule import CommandCapsule, ReceivedCommand, ResponseCapsule
+from .errors import (
+    ConnectionLostError,
+    ConnectionTerminatedError,
+    DataDigestError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    TransportError,
+)
+from .interfaces import ControllerQueueParams, Endpoint, HostQueueParams, QueuePairLimits
+from .nvme import FLAGS_SGL, SglId, SubmissionEntry
+from .status import DATA_SGL_LENGTH_INVALID, SGL_OFFSET_INVALID, Status
+from .wire import Buffer
+
+#: Fatal Error Status: Data Transfer Out of Range, PDU Sequence Error (NVMe/TCP, section 3.6.2.3).
+_FES_OUT_OF_RANGE: Final = 4
+_FES_SEQUENCE: Final = 2
+#: What a message without data counts as, when the bytes queued for sending are added up.
+_HEAD_BYTES: Final = 24
+
+_FLAGS_AT: Final = SubmissionEntry.offset_of("flags")
+_SGL_ADDRESS_AT: Final = SubmissionEntry.offset_of("sgl_address")
+_SGL_LENGTH_AT: Final = SubmissionEntry.offset_of("sgl_length")
+
+
+@attrs.frozen
+class _Command:
+    sqe: bytes
+    cid: int
+    in_capsule_data: bytes | None
+    spoiled: bool
+
+
+@attrs.frozen
+class _HostData:
+    cid: int
+    data: bytes
+    spoiled: bool
+
+
+@attrs.frozen
+class _ReadyToTransfer:
+    cid: int
+
+
+@attrs.frozen
+class _ControllerData:
+    cid: int
+    data: tuple[Buffer, ...]
+    success: bool
+    spoiled: bool
+
+
+@attrs.frozen
+class _Ended:
+    error: TransportError
+
+
+_Message = _Command | _HostData | _ReadyToTransfer | _ControllerData | ResponseCapsule | _Ended
+
+
+class _Pipe:
+    """One direction of a connection."""
+
+    def __init__(self) -> None:
+        self._messages: deque[tuple[_Message, int]] = deque()
+        self._held: deque[tuple[_Message, int]] = deque()
+        self._closed = False
+        self.frozen = False
+        self.queued_bytes = 0
+        self.arrived = trio.lowlevel.ParkingLot()
+        self.drained = trio.lowlevel.ParkingLot()
+
+    def send(self, message: _Message, size_bytes: int = _HEAD_BYTES) -> None:
+        if self._closed:
+            return
+        self.queued_bytes += size_bytes
+        if self.frozen:
+            self._held.append((message, size_bytes))
+        else:
+            self._messages.append((message, size_bytes))
+            self.arrived.unpark_all()
+
+    def take(self) -> _Message | None:
+        if not self._messages:
+            return None
+        message, size_bytes = self._messages.popleft()
+        self.queued_bytes -= size_bytes
+        self.drained.unpark_all()
+        return message
+
+    def thaw(self) -> None:
+        self.frozen = False
+        self._messages.extend(self._held)
+        self._held.clear()
+        self.arrived.unpark_all()
+
+    def close(self) -> None:
+        """The reader is gone: what is queued, and what comes after, is lost."""
+        self._closed = True
+        self._messages.clear()
+        self._held.clear()
+        self.queued_bytes = 0
+        self.arrived.unpark_all()
+        self.drained.unpark_all()
+
+
+class _End:
+    """What both ends of a qpair have in common."""
+
+    def __init__(self, incoming: _Pipe, outgoing: _Pipe, local: Endpoint, peer: Endpoint) -> None:
+        self._in = incoming
+        self._out = outgoing
+        self._receiving = False
+        self.error: TransportError | None = None
+        self.limits = QueuePairLimits()
+        self.local = local
+        self.peer = peer
+
+    def die(self, error: TransportError) -> None:
+        """Ends this end; the first error stays."""
+        if self.error is None:
+            self.error = error
+            self._in.close()
+            self._out.drained.unpark_all()
+
+    def leave(self) -> None:
+        """The orderly end: the peer learns of it after all that was queued."""
+        if self.error is None:
+            self._out.send(_Ended(ConnectionLostError(f"{self.local} closed the connection")))
+        self.die(ConnectionLostError(f"the connection to {self.peer} was closed by this side"))
+
+    def _accuse(self, error: RemoteProtocolError) -> None:
+        text = f"{self.local} ended the connection: {error}"
+        self._out.send(_Ended(ConnectionTerminatedError(text, fes=error.fes or 0, fei=error.fei)))
+        self.die(error)
+
+    async def _wait(self, lot: trio.lowlevel.ParkingLot) -> None:
+        if self._receiving:
+            raise LocalProtocolError("two tasks receive from one qpair")
+        self._receiving = True
+        try:
+            await lot.park()
+        finally:
+            self._receiving = False
+
+
+@attrs.define(eq=False)
+class _Outstanding:
+    capsule: CommandCapsule
+    data_bytes: int = 0
+    digest_error: bool = False
+
+
+class LoopHostQueuePair(_End):
+    """The host's end; see `interfaces.HostQueuePair`."""
+
+    def __init__(
+        self, connection: "LoopConnection", params: HostQueueParams, local: Endpoint, peer: Endpoint
+    ) -> None:
+        super().__init__(connection.to_host, connection.to_controller, local, peer)
+        self._connection = connection
+        self._params = params
+        self._outstanding: dict[int, _Outstanding] = {}
+
+    def transmit(self, capsule: CommandCapsule) -> None:
+        """Queues a command; a write of at most `in_capsule_bytes` takes its data along."""
+        if capsule.data_out is not None and capsule.data_in is not None:
+            raise LocalProtocolError(f"CID {capsule.cid} has data in both directions")
+        if self.error is not None:
+            return
+        if capsule.cid in self._outstanding:
+            raise LocalProtocolError(f"CID {capsule.cid} is in use")
+        self._outstanding[capsule.cid] = _Outstanding(capsule)
+        data_bytes, in_capsule_data = 0, None
+        if capsule.data_in is not None:
+            data_bytes = capsule.data_in.nbytes
+        elif capsule.data_out is not None:
+            data_bytes = memoryview(capsule.data_out).nbytes
+            if data_bytes <= self._params.in_capsule_bytes:
+                in_capsule_data = bytes(capsule.data_out)
+        _write_sgl(capsule.sqe, data_bytes, in_capsule=in_capsule_data is not None)
+        spoiled = in_capsule_data is not None and self._connection.spoils_to_controller()
+        self._out.send(_Command(bytes(capsule.sqe), capsule.cid, in_capsule_data, spoiled))
+
+    async def receive(self) -> ResponseCapsule:
+        """Returns the next response; raises `TransportError` once the connection is dead."""
+        while True:
+            response = self.receive_nowait()
+            if response is not None:
+                return response
+            if self.error is not None:
+                raise self.error
+            await self._wait(self._in.arrived)
+
+    def receive_nowait(self) -> ResponseCapsule | None:
+        """Returns the next response if one is at hand; None also once the connection is dead."""
+        while (message := self._in.take()) is not None:
+            try:
+                response = self._handle(message)
+            except RemoteProtocolError as error:
+                self._accuse(error)
+                return None
+            if response is not None:
+                return response
+        return None
+
+    def _handle(self, message: _Message) -> ResponseCapsule | None:
+        match message:
+            case ResponseCapsule():
+                return self._complete(message)
+            case _ControllerData():
+                self._land(message)
+                return self._complete(ResponseCapsule(message.cid)) if message.success else None
+            case _ReadyToTransfer(cid):
+                found = self._outstanding.get(cid)
+                if found is None or found.capsule.data_out is None:
+                    raise RemoteProtocolError(f"R2T for CID {cid}", fes=_FES_SEQUENCE)
+                data = bytes(found.capsule.data_out)
+                spoiled = self._connection.spoils_to_controller()
+                self._out.send(_HostData(cid, data, spoiled), len(data))
+            case _Ended(error):
+                self.die(error)
+            case _:
+                raise AssertionError(message)
+        return None
+
+    def _land(self, message: _ControllerData) -> None:
+        found = self._outstanding.get(message.cid)
+        if found is None or found.capsule.data_in is None:
+            raise RemoteProtocolError(f"C2HData for CID {message.cid}", fes=_FES_SEQUENCE)
+        target = found.capsule.data_in.cast("B")
+        for piece in message.data:
+            source = memoryview(piece).cast("B")
+            end = found.data_bytes + source.nbytes
+            if end > target.nbytes:
+                raise RemoteProtocolError(
+                    f"C2HData for CID {message.cid} reaches byte {end} of {target.nbytes}",
+                    fes=_FES_OUT_OF_RANGE,
+                )
+            target[found.data_bytes : end] = source
+            found.data_bytes = end
+        found.digest_error |= message.spoiled
+
+    def _complete(self, response: ResponseCapsule) -> ResponseCapsule:
+        # Whether the CID stands for a command is for the layer above to judge.
+        found = self._outstanding.pop(response.cid, None)
+        if found is not None:
+            response.data_bytes = found.data_bytes
+            response.digest_error = found.digest_error
+        return response
+
+
+@attrs.define(eq=False)
+class _DataWait:
+    arrived: trio.Event = attrs.field(factory=trio.Event)
+    message: _HostData | None = None
+
+
+class LoopControllerQueuePair(_End):
+    """The controller's end; see `interfaces.ControllerQueuePair`."""
+
+    def __init__(self, connection: "LoopConnection", local: Endpoint, peer: Endpoint) -> None:
+        super().__init__(connection.to_controller, connection.to_host, local, peer)
+        self._connection = connection
+        self._params = ControllerQueueParams()
+        self._sq_flow_control = True
+        self._in_capsule_bytes = 0
+        self._waits: dict[int, _DataWait] = {}
+        self._spoiled_cids: set[int] = set()
+
+    def establish(self, params: ControllerQueueParams, limits: QueuePairLimits) -> None:
+        """Takes on what was agreed with the host."""
+        self._params = params
+        self._in_capsule_bytes = params.in_capsule_bytes
+        self.limits = limits
+
+    def configure(self, *, entries: int, sq_flow_control: bool, in_capsule_bytes: int) -> None:
+        """Takes over what CONNECT settled; `entries` binds the layer above, not this one."""
+        del entries
+        self._sq_flow_control = sq_flow_control
+        self._in_capsule_bytes = in_capsule_bytes
+        self.limits = attrs.evolve(self.limits, in_capsule_bytes=in_capsule_bytes)
+
+    async def receive(self) -> ReceivedCommand:
+        """Returns the next command, and delivers the data that `receive_data` waits for."""
+        while True:
+            if self.error is None and self._out.queued_bytes > self._params.max_queued_bytes:
+                await self._wait(self._out.drained)
+                continue
+            message = self._in.take()
+            match message:
+                case None if self.error is not None:
+                    raise self.error
+                case None:
+                    await self._wait(self._in.arrived)
+                case _Command():
+                    return self._accept(message)
+                case _HostData(cid):
+                    # Nobody waits any more where the caller of receive_data was cancelled.
+                    if (wait := self._waits.get(cid)) is not None:
+                        wait.message = message
+                        wait.arrived.set()
+                case _Ended(error):
+                    self.die(error)
+                case _:
+                    raise AssertionError(message)
+
+    def _accept(self, message: _Command) -> ReceivedCommand:
+        sgl_length = int.from_bytes(message.sqe[_SGL_LENGTH_AT : _SGL_LENGTH_AT + 4], "little")
+        command = ReceivedCommand(
+            message.sqe, message.cid, sgl_length, message.in_capsule_data, self._connection.fault()
+        )
+        in_capsule = message.in_capsule_data
+        if in_capsule is not None and len(in_capsule) > self._in_capsule_bytes:
+            command.fault = SGL_OFFSET_INVALID.with_dnr()
+        elif sgl_length > self._params.max_transfer_bytes:
+            command.fault = DATA_SGL_LENGTH_INVALID.with_dnr()
+        self._spoiled_cids.discard(message.cid)
+        if message.spoiled:
+            self._spoiled_cids.add(message.cid)
+        return command
+
+    async def receive_data(self, command: ReceivedCommand) -> Buffer:
+        """Returns the whole data of a command; another task has to be calling `receive`."""
+        if command.in_capsule_data is not None:
+            if command.cid in self._spoiled_cids:
+                raise DataDigestError(f"data digest of CID {command.cid} does not match")
+            return command.in_capsule_data
+        if command.transfer_bytes == 0:
+            return b""
+        if self.error is not None:
+            raise self.error
+        wait = self._waits[command.cid] = _DataWait()
+        self._out.send(_ReadyToTransfer(command.cid))
+        try:
+            await wait.arrived.wait()
+        finally:
+            del self._waits[command.cid]
+        if wait.message is None:
+            assert self.error is not None
+            raise self.error
+        if wait.message.spoiled:
+            raise DataDigestError(f"data digest of CID {command.cid} does not match")
+        return wait.message.data
+
+    async def send_data(
+        self, command: ReceivedCommand, data: Sequence[Buffer], *, complete: bool
+    ) -> bool:
+        """Queues data for the host; True where it says that the command has succeeded."""
+        while self.error is None and self._out.queued_bytes > self._params.max_queued_bytes:
+            await self._out.drained.park()
+        success = complete and not self._sq_flow_control
+        data_bytes = sum(memoryview(piece).nbytes for piece in data)
+        self._out.send(
+            _ControllerData(command.cid, tuple(data), success, self._connection.spoils_to_host()),
+            _HEAD_BYTES + data_bytes,
+        )
+        return success
+
+    def transmit(self, capsule: ResponseCapsule) -> None:
+        """Queues a response, after all data queued before it."""
+        # A copy: the host's end fills fields in, and the caller may keep its own.
+        self._out.send(ResponseCapsule(capsule.cid, capsule.status, capsule.result, capsule.sqhd))
+
+    def die(self, error: TransportError) -> None:
+        """Ends this end, `receive_data` of all commands included."""
+        super().die(error)
+        for wait in self._waits.values():
+            wait.arrived.set()
+
+
+def _write_sgl(sqe: bytearray, data_bytes: int, *, in_capsule: bool) -> None:
+    """One SGL descriptor, as a host writes it for NVMe/TCP (NVMe/TCP, section 3.3.2)."""
+    sgl_id = SglId.DATA_BLOCK_OFFSET if in_capsule else SglId.TRANSPORT_DATA_BLOCK
+    sqe[_FLAGS_AT] = sqe[_FLAGS_AT] & 0x3F | FLAGS_SGL
+    sqe[_SGL_ADDRESS_AT : _SGL_ADDRESS_AT + 16] = (
+        bytes(8) + data_bytes.to_bytes(4, "little") + bytes((0, 0, 0, sgl_id))
+    )
+
+
+class LoopConnection:
+    """A connection, and what can be done to it from outside.
+
+    - `cut`: both ends are dead at once, and what was on its way is lost.  A command that the
+      controller has received stays with it: executed now, it is a ghost.
+    - `freeze`: nothing arrives any more, the end of the connection included, and nobody is told.
+      `thaw` delivers what was held: commands that arrive after their host has gone are ghosts too.
+    - `spoil_to_host`, `spoil_to_controller`: the data digest of so many next transfers is wrong.
+    - `next_fault`: the status that the controller's end finds in the next command.
+    """
+
+    def __init__(self, local: Endpoint, peer: Endpoint, params: HostQueueParams) -> None:
+        self.to_host = _Pipe()
+        self.to_controller = _Pipe()
+        self.params = params
+        self.host = LoopHostQueuePair(self, params, local, peer)
+        self.controller = LoopControllerQueuePair(self, peer, local)
+        self.answered = trio.Event()
+        self.spoil_to_host = 0
+        self.spoil_to_controller = 0
+        self.next_fault: Status | None = None
+
+    @property
+    def alive(self) -> bool:
+        """False once both ends know that the connection has ended."""
+        return self.host.error is None or self.controller.error is None
+
+    def cut(self) -> None:
+        """Breaks the connection for both ends, as a reset does; everything on its way is lost."""
+        self.to_host.close()
+        self.to_controller.close()
+        self.host.die(ConnectionLostError(f"the connection to {self.host.peer} was reset"))
+        self.controller.die(
+            ConnectionLostError(f"the connection to {self.controller.peer} was reset")
+        )
+        self.answered.set()
+
+    def freeze(self) -> None:
+        """Holds all that is sent from now on, in both directions."""
+        self.to_host.frozen = self.to_controller.frozen = True
+
+    def thaw(self) -> None:
+        """Delivers what `freeze` held."""
+        self.to_host.thaw()
+        self.to_controller.thaw()
+
+    def spoils_to_host(self) -> bool:
+        """Counts one transfer to the host; True where its digest is to be wrong."""
+        self.spoil_to_host, spoiled = max(0, self.spoil_to_host - 1), self.spoil_to_host > 0
+        return spoiled
+
+    def spoils_to_controller(self) -> bool:
+        """Counts one transfer to the controller; True where its digest is to be wrong."""
+        count = self.spoil_to_controller
+        self.spoil_to_controller = max(0, count - 1)
+        return count > 0
+
+    def fault(self) -> Status | None:
+        """The fault for the next command, once."""
+        fault, self.next_fault = self.next_fault, None
+        return fault
