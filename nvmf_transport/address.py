@@ -47,9 +47,7 @@ class Address:
             _check_name_or_v4(field, text, host)
         port = default_port if port_text is None else _port(field, text, port_text, allow_port_0)
         if port is None:
-            raise ConfigError(
-                "explicit port required; write ADDRESS:PORT", field=field, value=text
-            )
+            raise ConfigError("explicit port required; write ADDRESS:PORT", field=field, value=text)
         return cls(host, port)
 
     @property

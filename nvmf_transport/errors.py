@@ -150,9 +150,7 @@ class ConnectRejectedError(CommandError):
 
     kind = "connect-rejected"
 
-    def __init__(
-        self, status: "Status", *, iattr: int = 0, ipo: int = 0, detail: str = ""
-    ) -> None:
+    def __init__(self, status: "Status", *, iattr: int = 0, ipo: int = 0, detail: str = "") -> None:
         super().__init__(status, "CONNECT")
         if detail:
             self.args = (f"CONNECT: {status}: {detail}",)

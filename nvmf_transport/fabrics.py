@@ -12,7 +12,7 @@ CNTLID_DYNAMIC: Final = 0xFFFF
 CNTLID_STATIC_ANY: Final = 0xFFFE
 CNTLID_MAX: Final = 0xFFEF
 SQHD_DISABLED: Final = 0xFFFF
-#: SQSIZE field, 0's based, of the queue to a discovery or an I/O controller's admin queue.
+#: Entries of an admin queue: SQSIZE in CONNECT is this less one (0's based).
 ADMIN_QUEUE_ENTRIES: Final = 32
 MIN_ADMIN_QUEUE_ENTRIES: Final = 2
 MAX_ADMIN_QUEUE_ENTRIES: Final = 4096

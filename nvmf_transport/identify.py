@@ -1,4 +1,4 @@
-"""Structures that IDENTIFY returns (NVMe Base 2.1 section 5.1.13, NVM Command Set 1.1 section 4.1.5).
+"""Structures that IDENTIFY returns (Base 2.1, section 5.1.13; NVM Command Set 1.1, section 4.1.5).
 
 Fields that no one here reads are left out; they are reserved as far as this file goes.
 """
@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 import attrs
 
 from .errors import RemoteProtocolError
-from .wire import Bits, WireStruct, array_u32, raw, text, Buffer, u8, u16, u32, u64, u128, utf8
+from .wire import Bits, Buffer, WireStruct, array_u32, raw, text, u8, u16, u32, u64, u128, utf8
 
 IDENTIFY_BYTES: Final = 4096
 MAX_ACTIVE_NAMESPACES: Final = 1024

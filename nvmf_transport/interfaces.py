@@ -19,9 +19,9 @@ from typing import Protocol
 
 import attrs
 
-from .errors import UnavailableError
 from .address import Address
 from .capsule import CommandCapsule, ReceivedCommand, ResponseCapsule
+from .errors import UnavailableError
 from .fabrics import ADMIN_QUEUE_ENTRIES, AddressFamily, TransportType
 from .wire import Buffer
 

@@ -8,11 +8,11 @@ import attrs
 
 from .errors import RemoteProtocolError
 from .wire import (
+    Buffer,
     WireStruct,
     array_text,
     array_u16,
     array_u32,
-    Buffer,
     u8,
     u16,
     u32,

@@ -1,6 +1,5 @@
 """The two ends of a connection in memory, and the messages between them; see `loop`."""
 
-from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
@@ -17,6 +16,16 @@ from .errors import (
     TransportError,
 )
 from .interfaces import ControllerQueueParams, Endpoint, HostQueueParams, QueuePairLimits
+from .loop_pipe import (
+    HEAD_BYTES,
+    CommandMessage,
+    ControllerData,
+    Ended,
+    HostData,
+    Message,
+    Pipe,
+    ReadyToTransfer,
+)
 from .nvme import FLAGS_SGL, SglId, SubmissionEntry
 from .status import DATA_SGL_LENGTH_INVALID, SGL_OFFSET_INVALID, Status
 from .wire import Buffer
@@ -24,100 +33,16 @@ from .wire import Buffer
 #: Fatal Error Status: Data Transfer Out of Range, PDU Sequence Error (NVMe/TCP, section 3.6.2.3).
 _FES_OUT_OF_RANGE: Final = 4
 _FES_SEQUENCE: Final = 2
-#: What a message without data counts as, when the bytes queued for sending are added up.
-_HEAD_BYTES: Final = 24
 
 _FLAGS_AT: Final = SubmissionEntry.offset_of("flags")
 _SGL_ADDRESS_AT: Final = SubmissionEntry.offset_of("sgl_address")
 _SGL_LENGTH_AT: Final = SubmissionEntry.offset_of("sgl_length")
 
 
-@attrs.frozen
-class _Command:
-    sqe: bytes
-    cid: int
-    in_capsule_data: bytes | None
-    spoiled: bool
-
-
-@attrs.frozen
-class _HostData:
-    cid: int
-    data: bytes
-    spoiled: bool
-
-
-@attrs.frozen
-class _ReadyToTransfer:
-    cid: int
-
-
-@attrs.frozen
-class _ControllerData:
-    cid: int
-    data: tuple[Buffer, ...]
-    success: bool
-    spoiled: bool
-
-
-@attrs.frozen
-class _Ended:
-    error: TransportError
-
-
-_Message = _Command | _HostData | _ReadyToTransfer | _ControllerData | ResponseCapsule | _Ended
-
-
-class _Pipe:
-    """One direction of a connection."""
-
-    def __init__(self) -> None:
-        self._messages: deque[tuple[_Message, int]] = deque()
-        self._held: deque[tuple[_Message, int]] = deque()
-        self._closed = False
-        self.frozen = False
-        self.queued_bytes = 0
-        self.arrived = trio.lowlevel.ParkingLot()
-        self.drained = trio.lowlevel.ParkingLot()
-
-    def send(self, message: _Message, size_bytes: int = _HEAD_BYTES) -> None:
-        if self._closed:
-            return
-        self.queued_bytes += size_bytes
-        if self.frozen:
-            self._held.append((message, size_bytes))
-        else:
-            self._messages.append((message, size_bytes))
-            self.arrived.unpark_all()
-
-    def take(self) -> _Message | None:
-        if not self._messages:
-            return None
-        message, size_bytes = self._messages.popleft()
-        self.queued_bytes -= size_bytes
-        self.drained.unpark_all()
-        return message
-
-    def thaw(self) -> None:
-        self.frozen = False
-        self._messages.extend(self._held)
-        self._held.clear()
-        self.arrived.unpark_all()
-
-    def close(self) -> None:
-        """The reader is gone: what is queued, and what comes after, is lost."""
-        self._closed = True
-        self._messages.clear()
-        self._held.clear()
-        self.queued_bytes = 0
-        self.arrived.unpark_all()
-        self.drained.unpark_all()
-
-
 class _End:
     """What both ends of a qpair have in common."""
 
-    def __init__(self, incoming: _Pipe, outgoing: _Pipe, local: Endpoint, peer: Endpoint) -> None:
+    def __init__(self, incoming: Pipe, outgoing: Pipe, local: Endpoint, peer: Endpoint) -> None:
         self._in = incoming
         self._out = outgoing
         self._receiving = False
@@ -136,12 +61,12 @@ class _End:
     def leave(self) -> None:
         """The orderly end: the peer learns of it after all that was queued."""
         if self.error is None:
-            self._out.send(_Ended(ConnectionLostError(f"{self.local} closed the connection")))
+            self._out.send(Ended(ConnectionLostError(f"{self.local} closed the connection")))
         self.die(ConnectionLostError(f"the connection to {self.peer} was closed by this side"))
 
     def _accuse(self, error: RemoteProtocolError) -> None:
         text = f"{self.local} ended the connection: {error}"
-        self._out.send(_Ended(ConnectionTerminatedError(text, fes=error.fes or 0, fei=error.fei)))
+        self._out.send(Ended(ConnectionTerminatedError(text, fes=error.fes or 0, fei=error.fei)))
         self.die(error)
 
     async def _wait(self, lot: trio.lowlevel.ParkingLot) -> None:
@@ -190,7 +115,7 @@ class LoopHostQueuePair(_End):
                 in_capsule_data = bytes(capsule.data_out)
         _write_sgl(capsule.sqe, data_bytes, in_capsule=in_capsule_data is not None)
         spoiled = in_capsule_data is not None and self._connection.spoils_to_controller()
-        self._out.send(_Command(bytes(capsule.sqe), capsule.cid, in_capsule_data, spoiled))
+        self._out.send(CommandMessage(bytes(capsule.sqe), capsule.cid, in_capsule_data, spoiled))
 
     async def receive(self) -> ResponseCapsule:
         """Returns the next response; raises `TransportError` once the connection is dead."""
@@ -214,27 +139,27 @@ class LoopHostQueuePair(_End):
                 return response
         return None
 
-    def _handle(self, message: _Message) -> ResponseCapsule | None:
+    def _handle(self, message: Message) -> ResponseCapsule | None:
         match message:
             case ResponseCapsule():
                 return self._complete(message)
-            case _ControllerData():
+            case ControllerData():
                 self._land(message)
                 return self._complete(ResponseCapsule(message.cid)) if message.success else None
-            case _ReadyToTransfer(cid):
+            case ReadyToTransfer(cid):
                 found = self._outstanding.get(cid)
                 if found is None or found.capsule.data_out is None:
                     raise RemoteProtocolError(f"R2T for CID {cid}", fes=_FES_SEQUENCE)
                 data = bytes(found.capsule.data_out)
                 spoiled = self._connection.spoils_to_controller()
-                self._out.send(_HostData(cid, data, spoiled), len(data))
-            case _Ended(error):
+                self._out.send(HostData(cid, data, spoiled), len(data))
+            case Ended(error):
                 self.die(error)
             case _:
                 raise AssertionError(message)
         return None
 
-    def _land(self, message: _ControllerData) -> None:
+    def _land(self, message: ControllerData) -> None:
         found = self._outstanding.get(message.cid)
         if found is None or found.capsule.data_in is None:
             raise RemoteProtocolError(f"C2HData for CID {message.cid}", fes=_FES_SEQUENCE)
@@ -263,7 +188,7 @@ class LoopHostQueuePair(_End):
 @attrs.define(eq=False)
 class _DataWait:
     arrived: trio.Event = attrs.field(factory=trio.Event)
-    message: _HostData | None = None
+    message: HostData | None = None
 
 
 class LoopControllerQueuePair(_End):
@@ -303,19 +228,19 @@ class LoopControllerQueuePair(_End):
                     raise self.error
                 case None:
                     await self._wait(self._in.arrived)
-                case _Command():
+                case CommandMessage():
                     return self._accept(message)
-                case _HostData(cid):
+                case HostData(cid):
                     # Nobody waits any more where the caller of receive_data was cancelled.
                     if (wait := self._waits.get(cid)) is not None:
                         wait.message = message
                         wait.arrived.set()
-                case _Ended(error):
+                case Ended(error):
                     self.die(error)
                 case _:
                     raise AssertionError(message)
 
-    def _accept(self, message: _Command) -> ReceivedCommand:
+    def _accept(self, message: CommandMessage) -> ReceivedCommand:
         sgl_length = int.from_bytes(message.sqe[_SGL_LENGTH_AT : _SGL_LENGTH_AT + 4], "little")
         command = ReceivedCommand(
             message.sqe, message.cid, sgl_length, message.in_capsule_data, self._connection.fault()
@@ -341,7 +266,7 @@ class LoopControllerQueuePair(_End):
         if self.error is not None:
             raise self.error
         wait = self._waits[command.cid] = _DataWait()
-        self._out.send(_ReadyToTransfer(command.cid))
+        self._out.send(ReadyToTransfer(command.cid))
         try:
             await wait.arrived.wait()
         finally:
@@ -362,8 +287,8 @@ class LoopControllerQueuePair(_End):
         success = complete and not self._sq_flow_control
         data_bytes = sum(memoryview(piece).nbytes for piece in data)
         self._out.send(
-            _ControllerData(command.cid, tuple(data), success, self._connection.spoils_to_host()),
-            _HEAD_BYTES + data_bytes,
+            ControllerData(command.cid, tuple(data), success, self._connection.spoils_to_host()),
+            HEAD_BYTES + data_bytes,
         )
         return success
 
@@ -400,8 +325,8 @@ class LoopConnection:
     """
 
     def __init__(self, local: Endpoint, peer: Endpoint, params: HostQueueParams) -> None:
-        self.to_host = _Pipe()
-        self.to_controller = _Pipe()
+        self.to_host = Pipe()
+        self.to_controller = Pipe()
         self.params = params
         self.host = LoopHostQueuePair(self, params, local, peer)
         self.controller = LoopControllerQueuePair(self, peer, local)

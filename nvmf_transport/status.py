@@ -34,9 +34,8 @@ class Status:
 
     def to_field(self) -> int:
         """The 15 bits, as `from_field` takes them."""
-        return (
-            self.sc | self.sct << 8 | self.crd << 11 | (self.more and 0x2000) | (self.dnr and 0x4000)
-        )
+        flags = self.more << 13 | self.dnr << 14
+        return self.sc | self.sct << 8 | self.crd << 11 | flags
 
     @property
     def code(self) -> tuple[int, int]:
