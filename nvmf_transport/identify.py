@@ -147,8 +147,8 @@ class LbaFormat:
 
     @property
     def lba_bytes(self) -> int:
-        """LBA data size; 0 where the format is not in use (LBADS below 9)."""
-        return 1 << self.lbads if self.lbads >= 9 else 0
+        """LBA data size; 0 where LBADS says that the format is not in use, or nothing sensible."""
+        return 1 << self.lbads if 9 <= self.lbads < 32 else 0
 
 
 @attrs.frozen
@@ -265,6 +265,8 @@ def unpack_namespace_descriptors(buffer: Buffer) -> dict[int, bytes]:
 def pack_namespace_list(nsids: Iterable[int]) -> bytes:
     """Encodes up to 1024 NSIDs as a namespace list: 4096 bytes, zero-filled."""
     values = list(nsids)
+    if len(values) > MAX_ACTIVE_NAMESPACES:
+        raise ValueError(f"a namespace list of {len(values)} NSIDs")
     return struct.pack(f"<{len(values)}I", *values).ljust(IDENTIFY_BYTES, b"\0")
 
 

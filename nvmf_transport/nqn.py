@@ -8,6 +8,10 @@ from .errors import ConfigError
 
 MAX_NQN_BYTES: Final = 223
 _UUID_PREFIX: Final = "nqn.2014-08.org.nvmexpress:uuid:"
+# uuid.UUID() also takes braces, "urn:" and digits without hyphens.
+_UUID_NQN: Final = re.compile(
+    re.escape(_UUID_PREFIX) + "([0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})"
+)
 _STRICT: Final = re.compile(r"nqn\.[0-9]{4}-(0[1-9]|1[0-2])\.[^\s:]+(:.+)?", re.DOTALL)
 
 
@@ -29,7 +33,7 @@ def check_nqn(nqn: str, field: str) -> str:
             field=field,
             value=nqn,
         )
-    if "\0" in nqn or any(ord(c) < 0x20 for c in nqn):
+    if any(ord(c) < 0x20 or ord(c) == 0x7F for c in nqn):
         raise ConfigError(
             "the NQN has control characters; remove them", field=field, value=repr(nqn)
         )
@@ -48,9 +52,5 @@ def uuid_nqn(identifier: uuid.UUID) -> str:
 
 def uuid_of_nqn(nqn: str) -> uuid.UUID | None:
     """The UUID in an NQN of that form, else None."""
-    if not nqn.startswith(_UUID_PREFIX):
-        return None
-    try:
-        return uuid.UUID(nqn.removeprefix(_UUID_PREFIX))
-    except ValueError:
-        return None
+    found = _UUID_NQN.fullmatch(nqn)
+    return None if found is None else uuid.UUID(found[1])

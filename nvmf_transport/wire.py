@@ -128,7 +128,10 @@ def array_text(offset: int, count: int, size: int) -> Any:
     """A tuple of `count` space-padded ASCII strings of `size` bytes each."""
 
     def encode(values: tuple[str, ...]) -> bytes:
-        return b"".join(value.encode("ascii", "replace").ljust(size)[:size] for value in values)
+        pieces = [value.encode("ascii", "replace").ljust(size) for value in values]
+        if len(pieces) != count or any(len(piece) > size for piece in pieces):
+            raise ValueError(f"a field of {count} strings of {size} bytes cannot hold {values!r}")
+        return b"".join(pieces)
 
     def decode(data: bytes) -> tuple[str, ...]:
         pieces = (data[at : at + size] for at in range(0, len(data), size))
@@ -243,6 +246,11 @@ class WireStruct:
     def size_of(cls, name: str) -> int:
         """The size of a field in bytes."""
         return cls._kinds[name].size
+
+    @classmethod
+    def field_names(cls) -> list[str]:
+        """The names of the fields, in the order of their offsets."""
+        return list(cls._kinds)
 
     @classmethod
     def reserved_ranges(cls) -> list[tuple[int, int]]:
