@@ -37,7 +37,7 @@ interop: ## against Linux kernels in qemu, short: 8 MiB, two digest modes
 
 interop-full: ## the whole matrix: Linux 6.12 and 6.1, 512 B and 4096 B, all digest modes
 	@scripts/bootstrap peers
-	$(BIN)/pytest tests/interop -m peer $(ARGS)
+	INTEROP_MIB=$${INTEROP_MIB:-32} $(BIN)/pytest tests/interop -m peer $(ARGS)
 
 demo: install ## mount a namespace, lose the controller, get it back
 	@scripts/demo
