@@ -51,7 +51,7 @@ def kernel_target(kernel: str, folder: Path) -> Iterator[Target]:
     layout = folder / "layout"
     layout.write_text(LAYOUT)
     target = Target(kernel, free_port(), folder / "console")
-    argv = [
+    argv: list[str | Path] = [
         *(PEERS / "nvmet-guest", "--port", str(target.port), "--kernel", kernel),
         *("--layout", layout, "--console", target.console),
     ]

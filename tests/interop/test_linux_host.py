@@ -22,7 +22,7 @@ def test_a_kernel_uses_our_controller_without_complaint(kernel: str, modes: str,
     medium = tmp_path / "medium"
     with medium.open("wb") as file:
         file.truncate(96 << 20)
-    devices = ["ramdisk:96M:512", "ramdisk:96M:4096", medium]
+    devices: list[str | Path] = ["ramdisk:96M:512", "ramdisk:96M:4096", medium]
     with (
         nvmfd(*devices, log=tmp_path / "nvmfd.log") as controller,
         capture(controller.port, tmp_path / "capture.pcapng") as packets,
