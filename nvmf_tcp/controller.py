@@ -1,0 +1,448 @@
+"""The controller's end of a connection, without I/O: commands in, R2Ts and their data, answers out.
+
+A command whose CID is still outstanding ends the connection: a response could not say which of the
+two it is for, and the data of one could pass for the other's.
+
+An R2T lives until its last H2CData, or until the host uses the CID again: a host may stop sending
+once it has the response, and may as well not have seen the response yet.  Data for a transfer that
+was abandoned, or whose command was answered early, is swallowed.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from nvmf_transport.capsule import ReceivedCommand, ResponseCapsule
+from nvmf_transport.errors import ConfigError, LocalProtocolError, RemoteProtocolError
+from nvmf_transport.fabrics import FabricsCommand
+from nvmf_transport.interfaces import ADMIN_IN_CAPSULE_BYTES, ControllerQueueParams
+from nvmf_transport.nvme import AdminOpcode, SglId
+from nvmf_transport.status import (
+    DATA_SGL_LENGTH_INVALID,
+    INVALID_FIELD,
+    SGL_OFFSET_INVALID,
+    SGL_TYPE_INVALID,
+    TRANSIENT_TRANSPORT_ERROR,
+    Status,
+)
+from nvmf_transport.wire import Buffer
+
+from .connection import Layout, TcpConnection, TcpOptions, with_digest
+from .digest import crc32c_of
+from .pdu import (
+    CAPSULE_RESP,
+    DATA,
+    DATA_SPECIFIC,
+    DDGST_ENABLE,
+    DDGSTF,
+    DIGEST,
+    DIGEST_BYTES,
+    HDGST_ENABLE,
+    HDGSTF,
+    LAST_PDU,
+    MIN_MAXH2CDATA_BYTES,
+    SGL,
+    SGL_OFFSET,
+    SQE_BYTES,
+    SQE_CID,
+    SQE_CID_OFFSET,
+    SUCCESS,
+    CapsuleRespHeader,
+    CommonHeader,
+    DataHeader,
+    IcReq,
+    IcResp,
+    PduType,
+    R2THeader,
+    align_up,
+    first_word,
+)
+from .transfer import InboundTransfer, OpenR2T, slices
+from .validate import (
+    H2C_DATA_CHECKS,
+    IC_CHECKS,
+    Expectation,
+    ReceivedData,
+    ReceivedIc,
+    command_breach,
+    first_breach,
+    queue_full_breach,
+)
+
+ControllerEvent = ReceivedCommand | InboundTransfer
+
+#: Commands that may be outstanding before CONNECT has settled the size of the queue.
+_ENTRIES_BEFORE_CONNECT: Final = 1
+_TAGS: Final = 1 << 16
+_FLAGS_PSDT: Final = 0xC0
+_PSDT_SGL: Final = 0x40
+_TYPES: Final = frozenset({PduType.H2C_TERM_REQ, PduType.CAPSULE_CMD, PduType.H2C_DATA})
+
+
+class ControllerConnection(TcpConnection[ControllerEvent]):
+    """The controller's end.  Events are commands, and transfers whose data is all in."""
+
+    _term_type = PduType.C2H_TERM_REQ
+
+    def __init__(self, params: ControllerQueueParams, options: TcpOptions | None = None) -> None:
+        super().__init__(
+            options or TcpOptions(),
+            self._ic_expectation(PduType.IC_REQ, PduType.H2C_TERM_REQ),
+        )
+        if params.maxh2cdata_bytes < MIN_MAXH2CDATA_BYTES or params.maxh2cdata_bytes % 4:
+            raise ConfigError(
+                f"MAXH2CDATA must be a multiple of 4, at least {MIN_MAXH2CDATA_BYTES}",
+                field="maxh2cdata_bytes",
+                value=params.maxh2cdata_bytes,
+            )
+        self._params = params
+        self._entries = _ENTRIES_BEFORE_CONNECT
+        self._sq_flow_control = True
+        # CONNECT comes first on every queue, and is an admin queue's capsule in this respect.
+        self._in_capsule_bytes = ADMIN_IN_CAPSULE_BYTES
+        self._max_r2ts = 1
+        self._max_h2c_data_bytes = params.maxh2cdata_bytes
+        #: Outstanding commands, with the R2Ts that were sent for them.
+        self._commands: dict[int, list[int] | None] = {}
+        self._transfers: dict[int, InboundTransfer] = {}
+        #: R2Ts of commands that were answered before all their data came, by CID.
+        self._leftovers: dict[int, list[int]] = {}
+        self._r2ts: dict[int, OpenR2T] = {}
+        self._last_ttag = _TAGS - 1
+        self._current: OpenR2T | None = None
+        self._sqe = b""
+        self._capsule_data: bytearray | None = None
+
+    def configure(self, *, entries: int, sq_flow_control: bool, in_capsule_bytes: int) -> None:
+        """What CONNECT settled."""
+        self._entries = entries
+        self._sq_flow_control = sq_flow_control
+        self._in_capsule_bytes = in_capsule_bytes
+
+    @property
+    def in_capsule_bytes(self) -> int:
+        """The most in-capsule data that a command of this queue may have."""
+        return self._in_capsule_bytes
+
+    @property
+    def outstanding(self) -> int:
+        """Commands without a response."""
+        return len(self._commands)
+
+    # Sending.
+
+    def send_response(self, capsule: ResponseCapsule) -> None:
+        """Queues a completion; on a dead connection it is dropped."""
+        if self._error is not None:
+            return
+        self._retire(capsule.cid)
+        self._send(
+            with_digest(
+                CAPSULE_RESP.pack(
+                    self._resp_word,
+                    self._bare_plen,
+                    capsule.result,
+                    capsule.sqhd or 0,
+                    0,
+                    capsule.cid,
+                    capsule.status << 1,
+                ),
+                self.header_digest,
+            )
+        )
+
+    def send_data(
+        self, command: ReceivedCommand, data: Sequence[Buffer], *, complete: bool
+    ) -> bool:
+        """Queues the whole data of a command; True where the SUCCESS flag completes it."""
+        total = sum(map(len, data))
+        if total != command.transfer_bytes:
+            raise LocalProtocolError(
+                f"{total} bytes for a command that reads {command.transfer_bytes}"
+            )
+        if command.in_capsule_data is not None:
+            raise LocalProtocolError("data to the host for a command whose data was in its capsule")
+        if self._error is not None:
+            return False
+        success = complete and not self._sq_flow_control and total > 0
+        if success:
+            self._retire(command.cid)
+        limit = self._options.data_pdu_bytes
+        whole = [(total, data)] if total else []
+        offset = 0
+        for length, buffers in whole if total <= limit else slices(data, limit):
+            flags = (HDGSTF if self.header_digest else 0) | (DDGSTF if self.data_digest else 0)
+            if offset + length == total:
+                flags |= LAST_PDU | (SUCCESS if success else 0)
+            self._send_c2h_data(command.cid, flags, offset, length, buffers)
+            offset += length
+        return success
+
+    def _send_c2h_data(
+        self, cid: int, flags: int, offset: int, length: int, buffers: Sequence[Buffer]
+    ) -> None:
+        pdo = self._c2h_pdo
+        plen = pdo + length + (DIGEST_BYTES if self.data_digest else 0)
+        word = first_word(PduType.C2H_DATA, flags, DataHeader.SIZE, pdo)
+        head = with_digest(
+            DATA.pack(word, plen, cid, 0, offset, length), self.header_digest, self._tx_alignment
+        )
+        if self.data_digest:
+            self._send(head, *buffers, DIGEST.pack(crc32c_of(buffers)))
+        else:
+            self._send(head, *buffers)
+
+    def request_data(self, command: ReceivedCommand) -> InboundTransfer:
+        """Asks the host for the data of a command; the transfer comes back as an event."""
+        cid = command.cid
+        if cid not in self._commands or self._commands[cid] is not None:
+            raise LocalProtocolError(f"CID {cid} is not outstanding, or its data was asked for")
+        if command.in_capsule_data is not None or not command.transfer_bytes:
+            raise LocalProtocolError("data asked for that was in the capsule, or that is none")
+        buffer = bytearray(command.transfer_bytes)
+        transfer = InboundTransfer(command, buffer, memoryview(buffer))
+        self._commands[cid] = []
+        self._transfers[cid] = transfer
+        self._send_r2ts(transfer)
+        return transfer
+
+    def abandon(self, transfer: InboundTransfer) -> None:
+        """Nobody wants the data any more: what was asked for is swallowed as it comes."""
+        transfer.view = None
+        transfer.buffer = bytearray()
+
+    def _send_r2ts(self, transfer: InboundTransfer) -> None:
+        """Asks for what is not asked for yet, as far as the host allows R2Ts."""
+        total, cid = transfer.command.transfer_bytes, transfer.command.cid
+        ttags = self._commands[cid]
+        assert ttags is not None
+        while transfer.requested_bytes < total and transfer.outstanding_r2ts < self._max_r2ts:
+            offset = transfer.requested_bytes
+            length = min(total - offset, self._options.r2t_bytes or total)
+            ttag = self._new_ttag()
+            self._r2ts[ttag] = OpenR2T(transfer, cid, ttag, offset, offset + length)
+            ttags.append(ttag)
+            transfer.requested_bytes += length
+            transfer.outstanding_r2ts += 1
+            self._send(
+                with_digest(
+                    DATA.pack(self._r2t_word, self._bare_plen, cid, ttag, offset, length),
+                    self.header_digest,
+                )
+            )
+
+    def _new_ttag(self) -> int:
+        ttag = (self._last_ttag + 1) % _TAGS
+        while ttag in self._r2ts:
+            ttag = (ttag + 1) % _TAGS
+        self._last_ttag = ttag
+        return ttag
+
+    def _retire(self, cid: int) -> None:
+        """The command is answered: its CID is the host's again."""
+        try:
+            ttags = self._commands.pop(cid)
+        except KeyError:
+            raise LocalProtocolError(f"a response for CID {cid}: not outstanding") from None
+        if ttags is None:
+            return
+        transfer = self._transfers.pop(cid)
+        if ttags:
+            self.abandon(transfer)
+            self._leftovers[cid] = ttags
+
+    # Receiving.
+
+    def _handle(self, layout: Layout, start: int, events: list[ControllerEvent]) -> None:
+        if layout.type is PduType.IC_REQ:
+            self._handle_ic_req(IcReq.unpack(self._rx, start))
+        else:
+            raise self._terminated(start)
+
+    def _open(self, layout: Layout, start: int, payload_bytes: int) -> memoryview | None:
+        if layout.type is PduType.CAPSULE_CMD:
+            return self._open_command(start, payload_bytes)
+        cid, ttag, offset, length = DATA_SPECIFIC.unpack_from(self._rx, start + CommonHeader.SIZE)
+        r2t = self._r2ts.get(ttag)
+        end = offset + length
+        if (
+            r2t is None
+            or cid != r2t.cid
+            or length != payload_bytes
+            or length > self._max_h2c_data_bytes
+            or offset != r2t.offset
+            or end > r2t.end
+            or (end == r2t.end) != bool(layout.flags & LAST_PDU)
+        ):
+            raise self._h2c_breach(layout, start, payload_bytes)
+        self._current = r2t
+        view = r2t.transfer.view
+        return None if view is None else view[offset:end]
+
+    def _open_command(self, start: int, payload_bytes: int) -> memoryview | None:
+        sqe = self._sqe = bytes(
+            self._rx_view[start + CommonHeader.SIZE : start + CommonHeader.SIZE + SQE_BYTES]
+        )
+        (cid,) = SQE_CID.unpack_from(sqe, SQE_CID_OFFSET)
+        if cid in self._commands:
+            raise command_breach(cid)
+        if len(self._commands) >= self._entries:
+            raise queue_full_breach(self._entries)
+        if not payload_bytes:
+            self._capsule_data = None
+            return None
+        self._capsule_data = bytearray(payload_bytes)
+        return memoryview(self._capsule_data)
+
+    def _h2c_breach(self, layout: Layout, start: int, payload_bytes: int) -> RemoteProtocolError:
+        cid, ttag, offset, length = DATA_SPECIFIC.unpack_from(self._rx, start + CommonHeader.SIZE)
+        r2t = self._r2ts.get(ttag)
+        breach = first_breach(
+            "H2CData",
+            H2C_DATA_CHECKS,
+            ReceivedData(
+                cid,
+                ttag,
+                offset,
+                length,
+                bool(layout.flags & LAST_PDU),
+                payload_bytes,
+                known=r2t is not None,
+                cccid_fits=r2t is None or r2t.cid == cid,
+                expected_datao=r2t.offset if r2t else 0,
+                end=r2t.end if r2t else 0,
+                max_datal=self._max_h2c_data_bytes,
+            ),
+        )
+        assert breach is not None
+        return breach
+
+    def _finish(self, layout: Layout, digest_ok: bool, events: list[ControllerEvent]) -> None:
+        if layout.type is PduType.CAPSULE_CMD:
+            events.append(self._received_command(digest_ok))
+            return
+        r2t = self._current
+        assert r2t is not None
+        self._current = None
+        transfer = r2t.transfer
+        r2t.offset += self._payload_bytes
+        transfer.received_bytes += self._payload_bytes
+        if not digest_ok:
+            transfer.digest_error = True
+        if r2t.offset == r2t.end:
+            self._close_r2t(r2t)
+        if transfer.done and transfer.view is not None:
+            events.append(transfer)
+
+    def _close_r2t(self, r2t: OpenR2T) -> None:
+        del self._r2ts[r2t.ttag]
+        transfer, cid = r2t.transfer, r2t.cid
+        transfer.outstanding_r2ts -= 1
+        if self._transfers.get(cid) is transfer:
+            ttags = self._commands[cid]
+            assert ttags is not None
+            ttags.remove(r2t.ttag)
+            if transfer.view is not None:
+                self._send_r2ts(transfer)
+        else:
+            leftovers = self._leftovers[cid]
+            leftovers.remove(r2t.ttag)
+            if not leftovers:
+                del self._leftovers[cid]
+
+    def _received_command(self, digest_ok: bool) -> ReceivedCommand:
+        sqe, data = self._sqe, self._capsule_data
+        self._capsule_data = None
+        (cid,) = SQE_CID.unpack_from(sqe, SQE_CID_OFFSET)
+        self._commands[cid] = None
+        for ttag in self._leftovers.pop(cid, ()):
+            del self._r2ts[ttag]
+        address, length, word = SGL.unpack_from(sqe, SGL_OFFSET)
+        if (
+            data is None
+            and word >> 24 == SglId.TRANSPORT_DATA_BLOCK
+            and sqe[1] & _FLAGS_PSDT == _PSDT_SGL
+            and length <= self._params.max_transfer_bytes
+            and not address
+        ):
+            return ReceivedCommand(sqe, cid, length)
+        fault = self._sgl_fault(sqe, address, length, word >> 24, len(data or b""))
+        if fault is None and not digest_ok:
+            fault = TRANSIENT_TRANSPORT_ERROR
+        if fault is not None:
+            return ReceivedCommand(sqe, cid, fault=fault)
+        if data is None:
+            return ReceivedCommand(sqe, cid)
+        wanted = data if length == len(data) else memoryview(data)[address : address + length]
+        return ReceivedCommand(sqe, cid, length, wanted)
+
+    def _sgl_fault(
+        self, sqe: bytes, address: int, length: int, identifier: int, data_bytes: int
+    ) -> Status | None:
+        """What is wrong with PSDT and the SGL descriptor (Base, section 4.3.2; TCP, 3.3.2.1)."""
+        if sqe[1] & _FLAGS_PSDT != _PSDT_SGL:
+            return INVALID_FIELD.with_dnr()
+        if identifier == SglId.TRANSPORT_DATA_BLOCK:
+            if data_bytes:
+                return SGL_TYPE_INVALID.with_dnr()
+            return INVALID_FIELD.with_dnr()
+        if identifier != SglId.DATA_BLOCK_OFFSET:
+            return SGL_TYPE_INVALID.with_dnr()
+        if length and not _writes(sqe):
+            return SGL_TYPE_INVALID.with_dnr()
+        if length > self._in_capsule_bytes:
+            return DATA_SGL_LENGTH_INVALID.with_dnr()
+        if address > data_bytes:
+            return SGL_OFFSET_INVALID.with_dnr()
+        if address + length > data_bytes:
+            return DATA_SGL_LENGTH_INVALID.with_dnr()
+        return None
+
+    # Initialisation.
+
+    def _handle_ic_req(self, pdu: IcReq) -> None:
+        breach = first_breach("ICReq", IC_CHECKS, ReceivedIc(pdu.pfv, pdu.hpda, pdu.dgst))
+        if breach is not None:
+            raise breach
+        params = self._params
+        self.header_digest = params.header_digest and bool(pdu.dgst & HDGST_ENABLE)
+        self.data_digest = params.data_digest and bool(pdu.dgst & DDGST_ENABLE)
+        self._tx_alignment = (pdu.hpda + 1) * 4
+        self._max_r2ts = min(pdu.maxr2t, self._options.maxr2t) + 1
+        digest_bytes = DIGEST_BYTES if self.header_digest else 0
+        flags = HDGSTF if self.header_digest else 0
+        self._c2h_pdo = align_up(DataHeader.SIZE + digest_bytes, self._tx_alignment)
+        self._resp_word = first_word(PduType.CAPSULE_RESP, flags, CapsuleRespHeader.SIZE, 0)
+        self._r2t_word = first_word(PduType.R2T, flags, R2THeader.SIZE, 0)
+        self._bare_plen = R2THeader.SIZE + digest_bytes
+        self._send(
+            IcResp(
+                pdu_type=PduType.IC_RESP,
+                hlen=IcResp.SIZE,
+                plen=IcResp.SIZE,
+                cpda=self._options.pda,
+                dgst=(self.header_digest and HDGST_ENABLE) | (self.data_digest and DDGST_ENABLE),
+                maxh2cdata=params.maxh2cdata_bytes,
+            ).pack()
+        )
+        self._expect(
+            Expectation(
+                types=_TYPES,
+                header_digest=self.header_digest,
+                data_digest=self.data_digest,
+                alignment_bytes=(self._options.pda + 1) * 4,
+                max_data_bytes={
+                    PduType.CAPSULE_CMD: max(params.in_capsule_bytes, ADMIN_IN_CAPSULE_BYTES),
+                    # DATAL, not PLEN, is what the limit is about: it has its own check.
+                    PduType.H2C_DATA: 1 << 31,
+                },
+            )
+        )
+        self.established = True
+
+
+def _writes(sqe: bytes) -> bool:
+    """Whether a command moves data to the controller: bit 0 of its opcode, or Fabrics type."""
+    opcode = sqe[0]
+    if opcode == AdminOpcode.FABRICS:
+        opcode = sqe[FabricsCommand.offset_of("fctype")]
+    return bool(opcode & 1)

@@ -1,0 +1,269 @@
+"""Runs a `TcpConnection` over a socket under trio.
+
+One task sends: whatever was queued in a turn of the event loop leaves in one `sendmsg`.  It is not
+cancelled by callers, so no PDU is ever cut; at the end it has a short time to send what is queued.
+Receiving is done by whoever calls `receive`, with plain system calls on a non-blocking socket:
+trio's own socket methods yield twice per call, which at these rates is most of the work.
+"""
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final, Generic, TypeVar
+
+import trio
+
+from nvmf_transport.errors import (
+    ConnectionLostError,
+    HandshakeError,
+    RemoteProtocolError,
+    TransportError,
+)
+from nvmf_transport.wire import Buffer
+
+from .connection import TcpConnection
+
+EventT = TypeVar("EventT")
+
+#: The most buffers that one `sendmsg` takes (Linux: UIO_MAXIOV).
+IOV_MAX: Final = 1024
+#: How long the end of a connection may take: sending what is queued, and a TermReq's echo.
+FLUSH_S: Final = 1.0
+#: System calls and events that come without waiting, before other tasks get a turn.
+YIELD_EVERY: Final = 32
+
+HANDSHAKE_STEP: Final = "ICReq/ICResp"
+
+
+class Driver(Generic[EventT]):
+    """A socket and the connection on it."""
+
+    def __init__(self, sock: socket.socket, connection: TcpConnection[EventT]) -> None:
+        self._sock = sock
+        self._connection = connection
+        self._sender: trio.lowlevel.Task | None = None
+        self._sender_parked = False
+        self._closing = False
+        self._sender_done = trio.Event()
+        self._drained: trio.Event | None = None
+        self._streak = 0
+        #: Told, once, that the connection is dead.
+        self.on_death: Callable[[], None] = lambda: None
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Sends in the background; at the end flushes, and closes the socket."""
+        try:
+            async with _beside(self._send_all, self._finish):
+                yield
+        finally:
+            trio.lowlevel.notify_closing(self._sock)
+            self._sock.close()
+
+    # Sending.
+
+    def wake(self) -> None:
+        """Has the sender look for what is queued, in the next turn of the event loop."""
+        if self._sender_parked:
+            self._sender_parked = False
+            assert self._sender is not None
+            trio.lowlevel.reschedule(self._sender)
+
+    async def drained(self, limit_bytes: int) -> None:
+        """Waits until no more than `limit_bytes` are unsent, or the connection is dead."""
+        while self._connection.unsent_bytes > limit_bytes and self._connection.error is None:
+            if self._drained is None:
+                self._drained = trio.Event()
+            await self._drained.wait()
+
+    async def _send_all(self) -> None:
+        connection = self._connection
+        self._sender = trio.lowlevel.current_task()
+        try:
+            while True:
+                if connection.wants_to_send:
+                    await self._send(connection.data_to_send())
+                elif self._closing or connection.error is not None:
+                    with contextlib.suppress(OSError):
+                        self._sock.shutdown(socket.SHUT_WR)
+                    return
+                else:
+                    self._sender_parked = True
+                    await trio.lowlevel.wait_task_rescheduled(self._abort_park)
+        except OSError as error:
+            self._lost(error)
+        except trio.ClosedResourceError:
+            # The receiver found the connection dead while this task waited for room.
+            assert connection.error is not None
+        finally:
+            self._sender_parked = False
+            self._sender_done.set()
+
+    def _abort_park(self, _: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+        self._sender_parked = False
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    async def _send(self, buffers: list[Buffer]) -> None:
+        sock, connection = self._sock, self._connection
+        first = 0
+        while first < len(buffers):
+            batch = buffers if len(buffers) <= IOV_MAX else buffers[first : first + IOV_MAX]
+            try:
+                sent = sock.sendmsg(batch)
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(sock)
+                continue
+            connection.bytes_sent(sent)
+            if self._drained is not None:
+                self._drained.set()
+                self._drained = None
+            if batch is not buffers:
+                # Only long lists are kept and walked; short ones are cut where the kernel stopped.
+                first = _skip(buffers, first, sent)
+            else:
+                del buffers[: _skip(buffers, 0, sent)]
+
+    # Receiving.
+
+    async def receive(self) -> list[EventT]:
+        """Takes what the socket has, waiting where it has nothing; events may be none.
+
+        It yields, and can be cancelled, only before it takes anything.
+        """
+        connection = self._connection
+        if self._streak >= YIELD_EVERY:
+            self._streak = 0
+            await trio.lowlevel.checkpoint()
+        buffer = connection.get_buffer()
+        try:
+            count = self._sock.recv_into(buffer)
+        except BlockingIOError:
+            await self._readable()
+            return []
+        except OSError as error:
+            self._lost(error)
+            assert connection.error is not None
+            raise connection.error from error
+        try:
+            if not count:
+                connection.eof_received()
+            events = connection.buffer_updated(count)
+        except TransportError:
+            self._died()
+            raise
+        if connection.wants_to_send:
+            self.wake()
+        if connection.error is not None:
+            self._died()
+        self._streak += 1 + len(events)
+        return events
+
+    async def _readable(self) -> None:
+        if self._connection.error is not None:
+            raise self._connection.error
+        self._streak = 0
+        # ClosedResourceError: sending has failed, and woke us.
+        with contextlib.suppress(trio.ClosedResourceError):
+            await trio.lowlevel.wait_readable(self._sock)
+
+    # The end.
+
+    def _lost(self, error: OSError) -> None:
+        self._connection.connection_lost(ConnectionLostError(_reason(error)))
+        # The receiver may be waiting, and the sender: neither will hear from this socket again.
+        trio.lowlevel.notify_closing(self._sock)
+        self._died()
+
+    def _died(self) -> None:
+        """Wakes everybody who waits for something to happen on this connection."""
+        self.wake()
+        if self._drained is not None:
+            self._drained.set()
+            self._drained = None
+        self.on_death()
+
+    async def _finish(self) -> None:
+        """Sends what is queued, and lets the peer read it before the socket goes."""
+        self._closing = True
+        self.wake()
+        with trio.move_on_after(FLUSH_S, shield=True):
+            await self._sender_done.wait()
+            error = self._connection.error
+            if isinstance(error, RemoteProtocolError) and error.fes is not None:
+                # A socket closed with unread input is reset, and the TermReq lost with it.
+                await self._discard_input()
+
+    async def _discard_input(self) -> None:
+        scratch = bytearray(65536)
+        with contextlib.suppress(OSError, trio.ClosedResourceError):
+            while True:
+                try:
+                    if not self._sock.recv_into(scratch):
+                        return
+                except BlockingIOError:
+                    await trio.lowlevel.wait_readable(self._sock)
+
+    async def handshake(self, *, deadline: float, waiting_for: str) -> None:
+        """Receives until initialisation is over; the errors say which step failed."""
+        started = trio.current_time()
+        with trio.move_on_at(deadline):
+            try:
+                while not self._connection.established:
+                    await self.receive()
+            except TransportError as error:
+                error.step = HANDSHAKE_STEP
+                raise
+            return
+        silent = HandshakeError(
+            f"no {waiting_for} within {trio.current_time() - started:.3g} s;"
+            " is that an NVMe/TCP port?"
+        )
+        silent.step = HANDSHAKE_STEP
+        raise silent
+
+
+def _skip(buffers: list[Buffer], first: int, sent: int) -> int:
+    """The index of the first buffer not sent in full, which is cut to what is left of it."""
+    while sent:
+        length = len(buffers[first])
+        if sent < length:
+            buffers[first] = memoryview(buffers[first])[sent:]
+            break
+        sent -= length
+        first += 1
+    return first
+
+
+def _reason(error: OSError) -> str:
+    match error.errno:
+        case errno.ECONNRESET | errno.EPIPE:
+            return "the peer reset the connection"
+        case errno.ETIMEDOUT:
+            return "the peer does not acknowledge what was sent"
+        case code:
+            return f"the connection failed: {os.strerror(code) if code else error}"
+
+
+@contextlib.asynccontextmanager
+async def _beside(
+    task: Callable[[], Awaitable[None]], finish: Callable[[], Awaitable[None]]
+) -> AsyncIterator[None]:
+    """Runs `task` beside the body, then `finish`; the body's error comes out as it is.
+
+    A nursery would wrap it in an ExceptionGroup, which is about the many and not about the one.
+    """
+    raised: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(task)
+            try:
+                yield
+            except BaseException as error:  # noqa: BLE001  (raised again below)
+                raised = error
+            await finish()
+            nursery.cancel_scope.cancel()
+    finally:
+        if raised is not None:
+            raise raised

@@ -1,0 +1,353 @@
+"""The host's end of a connection, without I/O: capsules out, R2Ts answered, data and responses in.
+
+H2CData is made only when the driver asks for something to send, a batch at a time.  So a response
+that arrives early (the controller failed a write) drops what is unsent, always between two PDUs,
+and nothing is sent under a CID that may belong to another command by then.
+"""
+
+from collections import deque
+from typing import Final
+
+from nvmf_transport.capsule import CommandCapsule, ResponseCapsule
+from nvmf_transport.errors import HandshakeError, LocalProtocolError, RemoteProtocolError
+from nvmf_transport.interfaces import HostQueueParams
+from nvmf_transport.nvme import FLAGS_SGL, SglId
+from nvmf_transport.wire import Buffer
+
+from .connection import Layout, TcpConnection, TcpOptions, with_digest
+from .digest import digest_bytes
+from .pdu import (
+    CAPSULE_CMD_BYTES,
+    COMMON,
+    COMPLETION,
+    DATA,
+    DATA_SPECIFIC,
+    DDGST_ENABLE,
+    DDGSTF,
+    DIGEST_BYTES,
+    HDGST_ENABLE,
+    HDGSTF,
+    LAST_PDU,
+    SGL,
+    SGL_OFFSET,
+    SQE_CID,
+    SQE_CID_OFFSET,
+    SUCCESS,
+    CommonHeader,
+    DataHeader,
+    IcReq,
+    IcResp,
+    PduType,
+    align_up,
+    first_word,
+)
+from .transfer import HostCommand, HostR2T
+from .validate import (
+    C2H_DATA_CHECKS,
+    IC_CHECKS,
+    R2T_CHECKS,
+    Expectation,
+    ReceivedData,
+    ReceivedIc,
+    ReceivedR2T,
+    first_breach,
+    response_breach,
+)
+
+#: H2CData is made until this much is handed out at a time: a few system calls' worth.
+H2C_BATCH_BYTES: Final = 1 << 20
+#: The most data that one C2HData can hold: only its header is ever buffered.
+MAX_C2H_DATA_BYTES: Final = 1 << 31
+
+_SGL_IN_CAPSULE: Final = SglId.DATA_BLOCK_OFFSET << 24
+_SGL_TRANSPORT: Final = SglId.TRANSPORT_DATA_BLOCK << 24
+_DATA_TYPES: Final = frozenset(
+    {PduType.C2H_TERM_REQ, PduType.CAPSULE_RESP, PduType.C2H_DATA, PduType.R2T}
+)
+_DIGEST_NAMES: Final = {HDGST_ENABLE: "header", DDGST_ENABLE: "data"}
+
+
+class HostConnection(TcpConnection[ResponseCapsule]):
+    """The host's end.  `send_command` queues a capsule; events are responses."""
+
+    _term_type = PduType.H2C_TERM_REQ
+
+    def __init__(self, params: HostQueueParams, options: TcpOptions | None = None) -> None:
+        super().__init__(
+            options or TcpOptions(),
+            self._ic_expectation(PduType.IC_RESP, PduType.C2H_TERM_REQ),
+        )
+        self._params = params
+        self._in_capsule_bytes = params.in_capsule_bytes
+        self._commands: dict[int, HostCommand] = {}
+        self._current: HostCommand | None = None
+        self._r2ts: deque[HostR2T] = deque()
+        self._max_r2ts = self._options.maxr2t + 1
+        self._max_data_bytes = self._options.data_pdu_bytes
+        self._asked_dgst = (params.header_digest and HDGST_ENABLE) | (
+            params.data_digest and DDGST_ENABLE
+        )
+        self._send(
+            IcReq(
+                pdu_type=PduType.IC_REQ,
+                hlen=IcReq.SIZE,
+                plen=IcReq.SIZE,
+                hpda=self._options.pda,
+                dgst=self._asked_dgst,
+                maxr2t=self._options.maxr2t,
+            ).pack()
+        )
+
+    @property
+    def outstanding(self) -> int:
+        """Commands without a response."""
+        return len(self._commands)
+
+    # Sending.
+
+    def send_command(self, capsule: CommandCapsule) -> None:
+        """Queues a capsule; on a dead connection it is dropped."""
+        if self._error is not None:
+            return
+        if not self.established:
+            raise LocalProtocolError("a command before ICResp")
+        cid, sqe = capsule.cid, capsule.sqe
+        if cid in self._commands:
+            raise LocalProtocolError(f"CID {cid} is outstanding")
+        if SQE_CID.unpack_from(sqe, SQE_CID_OFFSET)[0] != cid:
+            raise LocalProtocolError(f"the SQE does not hold CID {cid}")
+        sqe[1] = sqe[1] & 0x3F | FLAGS_SGL
+        data = capsule.data_out
+        if data is not None:
+            if capsule.data_in is not None:
+                raise LocalProtocolError("a command with data in both directions")
+            length = len(data)
+            if 0 < length <= self._in_capsule_bytes:
+                self._commands[cid] = HostCommand(capsule, None, None)
+                SGL.pack_into(sqe, SGL_OFFSET, 0, length, _SGL_IN_CAPSULE)
+                self._send_with_data(sqe, data)
+                return
+            self._commands[cid] = HostCommand(capsule, None, memoryview(data))
+            SGL.pack_into(sqe, SGL_OFFSET, 0, length, _SGL_TRANSPORT)
+        else:
+            target = capsule.data_in
+            self._commands[cid] = HostCommand(capsule, target, None)
+            length = 0 if target is None else len(target)
+            SGL.pack_into(sqe, SGL_OFFSET, 0, length, _SGL_TRANSPORT)
+        self._send(
+            with_digest(self._bare_header + sqe, True)
+            if self.header_digest
+            else self._bare_header + sqe
+        )
+
+    def _send_with_data(self, sqe: bytearray, data: Buffer) -> None:
+        flags = (HDGSTF if self.header_digest else 0) | (DDGSTF if self.data_digest else 0)
+        pdo = self._capsule_pdo
+        plen = pdo + len(data) + (DIGEST_BYTES if self.data_digest else 0)
+        word = first_word(PduType.CAPSULE_CMD, flags, CAPSULE_CMD_BYTES, pdo)
+        head = with_digest(COMMON.pack(word, plen) + sqe, self.header_digest, self._tx_alignment)
+        if self.data_digest:
+            self._send(head, data, digest_bytes(data))
+        else:
+            self._send(head, data)
+
+    @property
+    def wants_to_send(self) -> bool:
+        """True where `data_to_send` has something."""
+        return bool(self._out or self._r2ts)
+
+    def data_to_send(self) -> list[Buffer]:
+        """Hands out whole PDUs, H2CData up to a batch; call again while `wants_to_send`."""
+        room = H2C_BATCH_BYTES
+        while self._r2ts and room > 0:
+            room -= self._send_h2c_data(self._r2ts[0])
+        return super().data_to_send()
+
+    def _send_h2c_data(self, r2t: HostR2T) -> int:
+        """Makes the next PDU of an R2T; returns the bytes of data in it."""
+        command = r2t.command
+        if command.retired:
+            self._r2ts.popleft()
+            return 0
+        offset = r2t.offset
+        length = min(r2t.end - offset, self._max_data_bytes)
+        r2t.offset = offset + length
+        flags = (HDGSTF if self.header_digest else 0) | (DDGSTF if self.data_digest else 0)
+        if r2t.offset == r2t.end:
+            flags |= LAST_PDU
+            self._r2ts.popleft()
+            command.outstanding_r2ts -= 1
+        assert command.data_out is not None
+        data = command.data_out[offset : offset + length]
+        pdo = self._h2c_pdo
+        plen = pdo + length + (DIGEST_BYTES if self.data_digest else 0)
+        word = first_word(PduType.H2C_DATA, flags, DataHeader.SIZE, pdo)
+        head = with_digest(
+            DATA.pack(word, plen, r2t.cid, r2t.ttag, offset, length),
+            self.header_digest,
+            self._tx_alignment,
+        )
+        if self.data_digest:
+            self._send(head, data, digest_bytes(data))
+        else:
+            self._send(head, data)
+        return length
+
+    def _discard_output(self) -> None:
+        super()._discard_output()
+        self._r2ts.clear()
+
+    # Receiving.
+
+    def _handle(self, layout: Layout, start: int, events: list[ResponseCapsule]) -> None:
+        match layout.type:
+            case PduType.CAPSULE_RESP:
+                result, sqhd, _, cid, field = COMPLETION.unpack_from(
+                    self._rx, start + CommonHeader.SIZE
+                )
+                command = self._commands.pop(cid, None)
+                if command is None:
+                    raise response_breach(cid)
+                command.retired = True
+                events.append(
+                    ResponseCapsule(
+                        cid, field >> 1, result, sqhd, command.received_bytes, command.digest_error
+                    )
+                )
+            case PduType.R2T:
+                self._handle_r2t(start)
+            case PduType.IC_RESP:
+                self._handle_ic_resp(IcResp.unpack(self._rx, start))
+            case _:
+                raise self._terminated(start)
+
+    def _handle_r2t(self, start: int) -> None:
+        cid, ttag, offset, length = DATA_SPECIFIC.unpack_from(self._rx, start + CommonHeader.SIZE)
+        command = self._commands.get(cid)
+        known = command is not None and command.data_out is not None
+        breach = first_breach(
+            "R2T",
+            R2T_CHECKS,
+            ReceivedR2T(
+                cid,
+                offset,
+                length,
+                known,
+                command.requested_bytes if command else 0,
+                len(command.data_out) if command and command.data_out is not None else 0,
+                command.outstanding_r2ts if command else 0,
+                self._max_r2ts,
+            ),
+        )
+        if breach is not None:
+            raise breach
+        assert command is not None
+        command.requested_bytes += length
+        command.outstanding_r2ts += 1
+        self._r2ts.append(HostR2T(command, cid, ttag, offset, offset + length))
+
+    def _open(self, layout: Layout, start: int, payload_bytes: int) -> memoryview | None:
+        cid, _, offset, length = DATA_SPECIFIC.unpack_from(self._rx, start + CommonHeader.SIZE)
+        command = self._commands.get(cid)
+        if command is not None and command.data_in is not None:
+            target = command.data_in
+            end = offset + length
+            if (
+                length == payload_bytes
+                and offset == command.received_bytes
+                and end <= len(target)
+                and (end == len(target)) == bool(layout.flags & LAST_PDU)
+            ):
+                self._current = command
+                return target[offset:end]
+        raise self._c2h_breach(layout, cid, offset, length, payload_bytes)
+
+    def _c2h_breach(
+        self, layout: Layout, cid: int, offset: int, length: int, payload_bytes: int
+    ) -> RemoteProtocolError:
+        command = self._commands.get(cid)
+        known = command is not None and command.data_in is not None
+        breach = first_breach(
+            "C2HData",
+            C2H_DATA_CHECKS,
+            ReceivedData(
+                cid,
+                0,
+                offset,
+                length,
+                bool(layout.flags & LAST_PDU),
+                payload_bytes,
+                known,
+                expected_datao=command.received_bytes if command else 0,
+                end=len(command.data_in) if command and command.data_in is not None else 0,
+            ),
+        )
+        assert breach is not None
+        return breach
+
+    def _finish(self, layout: Layout, digest_ok: bool, events: list[ResponseCapsule]) -> None:
+        command = self._current
+        assert command is not None
+        self._current = None
+        command.received_bytes += self._payload_bytes
+        if not digest_ok:
+            # The command fails; its other data, and its end, come as they would have.
+            command.digest_error = True
+        if layout.flags & SUCCESS:
+            cid = command.capsule.cid
+            del self._commands[cid]
+            command.retired = True
+            events.append(
+                ResponseCapsule(
+                    cid,
+                    data_bytes=command.received_bytes,
+                    digest_error=command.digest_error,
+                )
+            )
+
+    # Initialisation.
+
+    def _handle_ic_resp(self, pdu: IcResp) -> None:
+        breach = first_breach(
+            "ICResp",
+            IC_CHECKS,
+            ReceivedIc(pdu.pfv, pdu.cpda, pdu.dgst, pdu.maxh2cdata, self._asked_dgst),
+        )
+        if breach is not None:
+            raise breach
+        refused = [
+            name
+            for bit, name in _DIGEST_NAMES.items()
+            if self._asked_dgst & bit and not pdu.dgst & bit
+        ]
+        if refused:
+            raise HandshakeError(
+                f"the controller does not grant the {' and '.join(refused)} digest that was asked"
+                " for; connect without, or enable it at the controller"
+            )
+        self.header_digest = bool(pdu.dgst & HDGST_ENABLE)
+        self.data_digest = bool(pdu.dgst & DDGST_ENABLE)
+        self._tx_alignment = (pdu.cpda + 1) * 4
+        self._max_data_bytes = min(pdu.maxh2cdata, self._options.data_pdu_bytes)
+        digest_bytes_ = DIGEST_BYTES if self.header_digest else 0
+        self._capsule_pdo = align_up(CAPSULE_CMD_BYTES + digest_bytes_, self._tx_alignment)
+        self._h2c_pdo = align_up(DataHeader.SIZE + digest_bytes_, self._tx_alignment)
+        self._bare_header = COMMON.pack(
+            first_word(
+                PduType.CAPSULE_CMD,
+                HDGSTF if self.header_digest else 0,
+                CAPSULE_CMD_BYTES,
+                0,
+            ),
+            CAPSULE_CMD_BYTES + digest_bytes_,
+        )
+        self._expect(
+            Expectation(
+                types=_DATA_TYPES,
+                header_digest=self.header_digest,
+                data_digest=self.data_digest,
+                alignment_bytes=(self._options.pda + 1) * 4,
+                max_data_bytes={PduType.C2H_DATA: MAX_C2H_DATA_BYTES},
+            )
+        )
+        self.established = True

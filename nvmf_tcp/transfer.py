@@ -1,0 +1,90 @@
+"""The state of one command's data, for both ends."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import attrs
+
+from nvmf_transport.capsule import CommandCapsule, ReceivedCommand
+from nvmf_transport.wire import Buffer
+
+
+@attrs.define(eq=False)
+class HostCommand:
+    """A command that the host has sent and that has no response yet."""
+
+    capsule: CommandCapsule
+    #: Where C2HData lands; None where the command reads nothing.
+    data_in: memoryview | None
+    #: What R2Ts may ask for; None where there is nothing, or it went inside the capsule.
+    data_out: memoryview | None
+    #: Bytes of `data_in` received so far: the only DATAO that may come next.
+    received_bytes: int = 0
+    #: Bytes of `data_out` asked for so far: the only R2TO that may come next.
+    requested_bytes: int = 0
+    outstanding_r2ts: int = 0
+    digest_error: bool = False
+    #: The response is in: H2CData not yet made must not be sent any more.
+    retired: bool = False
+
+
+@attrs.define(eq=False)
+class HostR2T:
+    """What is left to send for one R2T."""
+
+    command: HostCommand
+    cid: int
+    ttag: int
+    offset: int
+    end: int
+
+
+@attrs.define(eq=False)
+class InboundTransfer:
+    """The data of one command on its way to the controller, asked for by R2Ts."""
+
+    command: ReceivedCommand
+    buffer: bytearray
+    #: None once nobody wants the data: what still comes is swallowed.
+    view: memoryview | None
+    requested_bytes: int = 0
+    received_bytes: int = 0
+    outstanding_r2ts: int = 0
+    digest_error: bool = False
+
+    @property
+    def done(self) -> bool:
+        """All the data is in."""
+        return self.received_bytes == self.command.transfer_bytes
+
+
+@attrs.define(eq=False)
+class OpenR2T:
+    """An R2T that the controller sent and whose last H2CData has not come."""
+
+    transfer: InboundTransfer
+    cid: int
+    ttag: int
+    #: The only DATAO that may come next.
+    offset: int
+    end: int
+
+
+def slices(buffers: Iterable[Buffer], piece_bytes: int) -> Iterator[tuple[int, Sequence[Buffer]]]:
+    """Cuts the concatenation of `buffers` into pieces, without copying.
+
+    Yields the length of each piece and the buffers it is made of; each but the last has
+    `piece_bytes`.
+    """
+    piece: list[Buffer] = []
+    room = piece_bytes
+    for buffer in buffers:
+        rest = memoryview(buffer)
+        while len(rest) >= room:
+            piece.append(rest[:room])
+            yield piece_bytes, piece
+            rest, piece, room = rest[room:], [], piece_bytes
+        if rest:
+            piece.append(rest)
+            room -= len(rest)
+    if piece:
+        yield piece_bytes - room, piece
