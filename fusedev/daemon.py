@@ -1,0 +1,164 @@
+"""The daemon's life: mount, first connections, `ready`, serving, and the orderly end."""
+
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import attrs
+import pyfuse3
+import trio
+
+from . import libc, mount, wait_shim
+from .attribute_refresh import AttributeRefresh
+from .backend import ControlLike, HostLike
+from .mount import MountPoint, StartError
+from .nodes import NodeTable
+from .operations import Operations
+from .stopping import stop_on_signals
+
+_log = logging.getLogger(__name__)
+
+EX_IOERR: Final = 74
+
+#: Tasks that wait for requests; pyfuse3 ends those above it and makes them again when needed.
+MIN_TASKS: Final = 64
+#: A waiting request takes one.  Twice what the kernel sends in the background, so that as many
+#: synchronous ones can wait, and `stat` still be answered.
+MAX_TASKS: Final = 2 * mount.MAX_BACKGROUND
+#: malloc returns the buffer of a 1 MiB request at once, and still keeps that of 128 KiB.
+_MMAP_THRESHOLD_BYTES: Final = 512 * 1024
+
+#: All of the orderly end; the host has most of it, then its errors have to reach their callers.
+_CLOSE_S: Final = 9.0
+_DRAIN_S: Final = 0.5
+
+
+@attrs.frozen
+class Daemon:
+    """One mount of one host."""
+
+    host: HostLike
+    control: ControlLike
+    point: MountPoint
+    allow_other: bool = False
+    #: Makes the first connections; `ready` waits for it.
+    connect: Callable[[], Awaitable[None]] | None = None
+
+    async def run(self) -> int:
+        """Serves until a signal or an unmount from outside; returns the exit code.
+
+        Raises `StartError` where the mount cannot be made.
+        """
+        libc.fix_mmap_threshold(_MMAP_THRESHOLD_BYTES)
+        libc.set_io_flusher()
+        mount.warn_of_request_timeout()
+        wait_shim.install()
+        refresh = AttributeRefresh(self.point.path)
+        nodes = NodeTable(refresh.request)
+        nodes.follow(self.host)
+        operations = Operations(nodes, self.control, refresh.request)
+        stop = trio.Event()
+        with (
+            mount.mounted(operations, self.point, allow_other=self.allow_other) as connection,
+            stop_on_signals(stop, lambda: mount.detach(self.point.path)),
+        ):
+            async with trio.open_nursery() as nursery:
+                serving = _Serving()
+                nursery.start_soon(serving.run, stop)
+                nursery.start_soon(refresh.run)
+                await self._start(connection, stop)
+                await stop.wait()
+                problems = await self._end(operations, serving)
+                nursery.cancel_scope.cancel()
+        for problem in problems:
+            _log.error("%s", problem)
+        return EX_IOERR if problems else 0
+
+    async def _start(self, connection: int, stop: trio.Event) -> None:
+        """Up to `ready`, or until there is to be an end."""
+        async with trio.open_nursery() as nursery:
+
+            async def give_up() -> None:
+                await stop.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(give_up)
+            await self._see_control_node()
+            # After the answer: the kernel takes limits from it too.
+            mount.raise_limits(connection)
+            if self.connect is not None:
+                await self.connect()
+            print(f"ready {self.point.path}", flush=True)  # noqa: T201  # what others wait for
+            notify_service_manager("READY=1")
+            nursery.cancel_scope.cancel()
+
+    async def _see_control_node(self) -> None:
+        """Returns once the control node answers, as anybody else would see it."""
+        path = f"{self.point.path}/nvmf"
+        try:
+            await trio.to_thread.run_sync(_open_and_close, path, abandon_on_cancel=True)
+        except OSError as error:
+            raise StartError(
+                f"{path}: does not answer: {error.strerror}; try again", mount.EX_OSERR
+            ) from None
+
+    async def _end(self, operations: Operations, serving: "_Serving") -> list[str]:
+        """The orderly end, bounded in time; returns what went wrong."""
+        notify_service_manager("STOPPING=1")
+        operations.refuse_opens()
+        problems = [f"serving ended: {serving.error}"] if serving.error else []
+        with trio.move_on_after(_CLOSE_S) as closing:
+            problems += await self.host.close()
+        if closing.cancelled_caught:
+            problems.append(f"the host did not come to its end in {_CLOSE_S:g} s")
+        # What waited has failed; let the answers out before the mount goes.
+        with trio.move_on_after(_DRAIN_S):
+            await serving.drain()
+        return problems
+
+
+@attrs.define(eq=False)
+class _Serving:
+    """The task that runs pyfuse3."""
+
+    error: Exception | None = None
+    _ended: trio.Event = attrs.field(init=False, factory=trio.Event)
+
+    async def run(self, stop: trio.Event) -> None:
+        """Serves requests; an end for any reason asks the daemon to stop."""
+        try:
+            await pyfuse3.main(min_tasks=MIN_TASKS, max_tasks=MAX_TASKS)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the host must end in order
+            _log.exception("pyfuse3 failed")
+            self.error = error
+        finally:
+            self._ended.set()
+            stop.set()
+
+    async def drain(self) -> None:
+        """Takes no more requests and waits for the answers to those that were taken."""
+        if self._ended.is_set():
+            return
+        pyfuse3.terminate()
+        await self._ended.wait()
+
+
+def _open_and_close(path: str) -> None:
+    os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+
+
+def notify_service_manager(message: str) -> None:
+    """Tells a service manager, where there is one (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+        try:
+            notify.sendto(message.encode(), address)
+        except OSError as error:
+            _log.warning("NOTIFY_SOCKET %s: %s", Path(address), error)

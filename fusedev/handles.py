@@ -1,0 +1,158 @@
+"""What an open file does.  Its methods are what FUSE asks of a handle, without FUSE."""
+
+import json
+import os
+import time
+from typing import Final, Protocol
+
+import attrs
+
+from nvmf_host.errors import ReadOnlyError
+from nvmf_transport.errors import NamespaceGoneError
+from nvmf_transport.wire import Buffer
+
+from .backend import SessionLike
+from .nodes import ControllerNode, NamespaceNode
+
+#: A read of the control node waits this long for an answer, so that its caller stays killable.
+CONTROL_WAIT_S: Final = 0.1
+
+
+class OpenFile(Protocol):
+    """An open file.  Offsets and lengths are in bytes."""
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        """Returns at most `length` bytes; none at the end."""
+
+    async def write(self, offset: int, data: bytes) -> int:
+        """Writes and returns how many bytes."""
+
+    async def sync(self) -> None:
+        """Returns once what was written is durable."""
+
+    def close(self) -> None:
+        """The last descriptor of this open is closed."""
+
+
+@attrs.define(eq=False)
+class Usage:
+    """What requests to namespaces hold while they wait, to be shown."""
+
+    requests: int = 0
+    write_bytes: int = 0
+
+
+@attrs.define(eq=False)
+class NamespaceFile:
+    """An open of `nvmeXnsY`; with `fua` every write is durable before it returns.
+
+    The kernel sends no fsync for a handle opened O_SYNC or O_DSYNC, hence `fua`.
+    """
+
+    _node: NamespaceNode = attrs.field(alias="node")
+    _fua: bool = attrs.field(alias="fua")
+    _usage: Usage = attrs.field(alias="usage")
+
+    @classmethod
+    def open(cls, node: NamespaceNode, flags: int, usage: Usage) -> "NamespaceFile":
+        """Opens by the flags of open(2).
+
+        Raises `ReadOnlyError`, `NamespaceGoneError`.
+        """
+        if node.gone:
+            raise _gone(node)
+        writing = flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC
+        if writing and node.namespace.read_only:
+            raise ReadOnlyError(f"{node.namespace.name} is read-only; open it for reading")
+        # O_SYNC contains O_DSYNC.
+        return cls(node, bool(flags & os.O_DSYNC), usage)
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        node, usage = self._node, self._usage
+        if node.gone:
+            raise _gone(node)
+        usage.requests += 1
+        try:
+            return await node.namespace.read(offset, length)
+        finally:
+            usage.requests -= 1
+
+    async def write(self, offset: int, data: bytes) -> int:
+        node, usage, length = self._node, self._usage, len(data)
+        if node.gone:
+            raise _gone(node)
+        usage.requests += 1
+        usage.write_bytes += length
+        try:
+            written = await node.namespace.write(offset, data, fua=self._fua)
+        finally:
+            usage.requests -= 1
+            usage.write_bytes -= length
+        node.modified_ns = time.time_ns()
+        return written
+
+    async def sync(self) -> None:
+        # Also where there is no volatile cache: whether a write that was cut off has reached the
+        # medium is known only once the namespace is live again.
+        node, usage = self._node, self._usage
+        if node.gone:
+            raise _gone(node)
+        usage.requests += 1
+        try:
+            await node.namespace.flush()
+        finally:
+            usage.requests -= 1
+
+    def close(self) -> None:
+        """Nothing ends with an open: close(2) neither flushes nor waits."""
+
+
+@attrs.define(eq=False)
+class ControllerFile:
+    """An open of `nvmeX`: its state as it was then, the same for every read of this open."""
+
+    _text: bytes = attrs.field(alias="text")
+
+    @classmethod
+    def open(cls, node: ControllerNode) -> "ControllerFile":
+        """Takes the controller's state down."""
+        if node.gone:
+            raise _gone(node)
+        state = {"schema": 1, **attrs.asdict(node.controller.info())}
+        return cls(json.dumps(state, indent=2).encode() + b"\n")
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        return self._text[offset : offset + length]
+
+    async def write(self, offset: int, data: bytes) -> int:
+        raise ReadOnlyError("a controller's node is for reading; use nvmecontrol")
+
+    async def sync(self) -> None:
+        """Nothing is written here."""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+@attrs.define(eq=False)
+class ControlFile:
+    """An open of `nvmf`: a session.  Offsets mean nothing."""
+
+    _session: SessionLike = attrs.field(alias="session")
+
+    async def read(self, offset: int, length: int) -> Buffer:
+        return await self._session.read(length, wait_s=CONTROL_WAIT_S)
+
+    async def write(self, offset: int, data: bytes) -> int:
+        self._session.submit(data)
+        return len(data)
+
+    async def sync(self) -> None:
+        """A request is with the service once it is written."""
+
+    def close(self) -> None:
+        self._session.close()
+
+
+def _gone(node: ControllerNode | NamespaceNode) -> NamespaceGoneError:
+    return NamespaceGoneError(f"{os.fsdecode(node.name)} is gone")

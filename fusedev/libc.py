@@ -1,0 +1,50 @@
+"""The few calls to the C library that Python has no function for."""
+
+import ctypes
+import errno
+import os
+from typing import Final
+
+MNT_DETACH: Final = 2
+_PR_SET_IO_FLUSHER: Final = 57
+_M_MMAP_THRESHOLD: Final = -3
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def detach_mount(directory: str) -> None:
+    """umount2(2) with MNT_DETACH.  Raises OSError."""
+    _check(_libc.umount2(os.fsencode(directory), MNT_DETACH), directory)
+
+
+def mount_filesystem(kind: str, directory: str) -> None:
+    """mount(2) of a file system that has no source, such as fusectl.  Raises OSError."""
+    name = kind.encode()
+    _check(_libc.mount(name, os.fsencode(directory), name, ctypes.c_ulong(0), None), directory)
+
+
+def set_io_flusher() -> bool:
+    """Tells the kernel that this process stands under others' I/O.  False where not allowed.
+
+    Its own allocations then never wait for I/O that may have to come back to it
+    (PR_SET_IO_FLUSHER, which needs CAP_SYS_RESOURCE).
+    """
+    zero = ctypes.c_ulong(0)
+    return bool(_libc.prctl(_PR_SET_IO_FLUSHER, ctypes.c_ulong(1), zero, zero, zero) == 0)
+
+
+def fix_mmap_threshold(threshold_bytes: int) -> None:
+    """Has malloc map larger pieces one by one and return each when it is freed.
+
+    Where malloc may move its threshold itself, a burst of waiting writes stays with the process.
+    Does nothing where the C library has no mallopt.
+    """
+    mallopt = getattr(_libc, "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, threshold_bytes)
+
+
+def _check(result: int, directory: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno() or errno.EIO
+        raise OSError(number, os.strerror(number), directory)

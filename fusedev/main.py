@@ -1,0 +1,136 @@
+"""The command `fusedev`: mounts NVMe controllers and namespaces as files."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+import trio
+
+import nvmf_transport.interfaces
+from nvmf_host import identity as host_identity
+from nvmf_host.config import ConnectParams
+from nvmf_host.control import open_control
+from nvmf_host.host import Host, open_host
+from nvmf_host.identity import HostIdentity
+from nvmf_host.messages import ConnectRequest
+from nvmf_tcp import TcpTransport
+from nvmf_transport.errors import ConfigError, NvmfError
+
+from . import mount
+from .daemon import Daemon
+from .mount import EX_USAGE, MountPoint, StartError
+
+_PROGRAM = "fusedev"
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--connect",
+    "connects",
+    multiple=True,
+    metavar="ADDRESS:PORT/SUBNQN",
+    help="Connect to this controller at the start, and go on trying. May be given again.",
+)
+@click.option("--allow-other", is_flag=True, help="Let other users see the mount, by its modes.")
+@click.option("-v", "--verbose", is_flag=True, help="Say more on standard error.")
+@click.argument("directory", metavar="[DIR]", required=False)
+def command(
+    connects: tuple[str, ...], allow_other: bool, verbose: bool, directory: str | None
+) -> int:
+    """Serve NVMe namespaces of remote controllers as files in DIR.
+
+    DIR is $NVMF_DEV where it is left out, else /run/nvmf for root and $XDG_RUNTIME_DIR/nvmf for
+    others; this last one is made, and removed at the end. Prints `ready DIR`, and runs until
+    SIGTERM, SIGINT or `fusermount3 -u DIR`. Connect with nvmecontrol.
+    """
+    _log_to_stderr(verbose)
+    identity = host_identity.resolve()
+    targets = [parse_target(text, identity) for text in connects]
+    point = mount.choose(directory, os.environ, os.getuid())
+    mount.prepare(point)
+    nvmf_transport.interfaces.register(TcpTransport())
+    try:
+        return trio.run(_run, point, allow_other, identity, targets)
+    finally:
+        if point.temporary:
+            mount.remove(point)
+
+
+def parse_target(text: str, identity: HostIdentity) -> ConnectParams:
+    """Parses ADDRESS:PORT/SUBNQN.  Raises `ConfigError`."""
+    address, slash, subnqn = text.partition("/")
+    if not slash:
+        raise ConfigError("no SUBNQN; write ADDRESS:PORT/SUBNQN", field="--connect", value=text)
+    return ConnectParams.from_request(ConnectRequest(address=address, subnqn=subnqn), identity)
+
+
+async def _run(
+    point: MountPoint,
+    allow_other: bool,
+    identity: HostIdentity,
+    targets: Sequence[ConnectParams],
+) -> int:
+    async with open_host(identity=identity) as host, open_control(host) as control:
+
+        async def connect_all() -> None:
+            async with trio.open_nursery() as nursery:
+                for params in targets:
+                    nursery.start_soon(_connect, host, params)
+
+        return await Daemon(host, control, point, allow_other, connect_all).run()
+
+
+async def _connect(host: Host, params: ConnectParams) -> None:
+    """One first attempt; names it where it fails, and the host goes on trying."""
+    target = f"--connect {params.address}/{params.subnqn}"
+    try:
+        controller = await host.connect(params, keep_trying=True)
+    except NvmfError as error:
+        _complain(f"{target}: {error}; not connected")
+        return
+    info = controller.info()
+    if info.state != "live":
+        _complain(f"{target}: {info.last_error}; {info.name} goes on trying")
+
+
+def _complain(text: str) -> None:
+    click.echo(f"{_PROGRAM}: {text}", err=True)
+
+
+def _log_to_stderr(verbose: bool) -> None:
+    logging.basicConfig(
+        level=logging.INFO, format=f"{_PROGRAM}: %(levelname)s: %(message)s", stream=sys.stderr
+    )
+    # pyfuse3 says several lines for each request at DEBUG.
+    logging.getLogger("pyfuse3").setLevel(logging.WARNING)
+    if verbose:
+        for package in ("fusedev", "nvmf_host", "nvmf_tcp", "nvmf_transport"):
+            logging.getLogger(package).setLevel(logging.DEBUG)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point: every refusal is one line and an exit code."""
+    sys.exit(_exit_code(arguments))
+
+
+def _exit_code(arguments: Sequence[str] | None) -> int:
+    try:
+        result = command.main(arguments, prog_name=_PROGRAM, standalone_mode=False)
+    except click.ClickException as error:
+        _complain(f"{error.format_message()}; see {_PROGRAM} --help")
+        return EX_USAGE
+    except click.Abort:
+        return 1
+    except ConfigError as error:
+        _complain(f"{error.field}: {error.value}: {error}")
+        return EX_USAGE
+    except StartError as error:
+        _complain(str(error))
+        return error.exit_code
+    return int(result or 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""What lies in the directory: nodes, their names, numbers, modes and lifetimes.  No FUSE here.
+
+An inode number is given once and never again, so a handle or a cached entry of a node that is gone
+cannot come to mean another one.  A node that is gone stays known until the kernel has forgotten it.
+"""
+
+import itertools
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import attrs
+
+from .backend import ControllerLike, HostLike, NamespaceLike, NodeEventLike
+
+ROOT_INODE: Final = 1
+CONTROL_NAME: Final = b"nvmf"
+_SECTOR_BYTES: Final = 512  # of st_blocks, whatever the LBA size
+
+
+@attrs.frozen(kw_only=True)
+class Attributes:
+    """What `stat` says about a node."""
+
+    inode: int
+    mode: int
+    size_bytes: int = 0
+    #: Preferred size of an I/O.
+    block_bytes: int = 4096
+    links: int = 1
+    accessed_ns: int
+    modified_ns: int
+    changed_ns: int
+
+    @property
+    def sectors(self) -> int:
+        """Size in sectors of 512 bytes; less would make `tar -S` take the data for holes."""
+        return self.size_bytes // _SECTOR_BYTES
+
+
+@attrs.define(eq=False, kw_only=True)
+class Node:
+    """Something with a name in the directory, or that had one."""
+
+    inode: int
+    name: bytes
+    accessed_ns: int = attrs.field(factory=time.time_ns)
+    modified_ns: int = attrs.field()
+    changed_ns: int = attrs.field()
+    #: How often the kernel was told of it and has not forgotten it.
+    lookups: int = 0
+    gone: bool = False
+
+    @modified_ns.default
+    @changed_ns.default
+    def _born_ns(self) -> int:
+        return self.accessed_ns
+
+    @property
+    def mode(self) -> int:
+        """File type and permissions."""
+        raise NotImplementedError
+
+    def attributes(self) -> Attributes:
+        """What `stat` says, now."""
+        return Attributes(
+            inode=self.inode,
+            mode=self.mode,
+            links=0 if self.gone else 1,
+            accessed_ns=self.accessed_ns,
+            modified_ns=self.modified_ns,
+            changed_ns=self.changed_ns,
+        )
+
+
+@attrs.define(eq=False, kw_only=True)
+class RootNode(Node):
+    """The directory itself."""
+
+    @property
+    def mode(self) -> int:
+        return stat.S_IFDIR | 0o755
+
+    def attributes(self) -> Attributes:
+        return attrs.evolve(super().attributes(), links=2)
+
+
+@attrs.define(eq=False, kw_only=True)
+class ControlNode(Node):
+    """`nvmf`."""
+
+    @property
+    def mode(self) -> int:
+        return stat.S_IFREG | 0o600
+
+
+@attrs.define(eq=False, kw_only=True)
+class ControllerNode(Node):
+    """`nvmeX`: its state to read, of a length that is known only once it is read."""
+
+    controller: ControllerLike
+
+    @property
+    def mode(self) -> int:
+        return stat.S_IFREG | 0o400
+
+
+@attrs.define(eq=False, kw_only=True)
+class NamespaceNode(Node):
+    """`nvmeXnsY`."""
+
+    namespace: NamespaceLike
+    controller: ControllerLike
+
+    @property
+    def mode(self) -> int:
+        return stat.S_IFREG | (0o400 if self.namespace.read_only else 0o600)
+
+    def attributes(self) -> Attributes:
+        return attrs.evolve(
+            super().attributes(),
+            size_bytes=self.namespace.size_bytes,
+            block_bytes=max(4096, self.namespace.lba_bytes),
+        )
+
+
+@attrs.define(eq=False)
+class NodeTable:
+    """Every node, by inode number and, while it has one, by name.
+
+    `on_change` is called with the name of a namespace's node when the kernel should ask for its
+    attributes.  `uid` and `gid` own everything: whoever mounted it.
+    """
+
+    on_change: Callable[[str], None]
+    uid: int = attrs.field(factory=os.getuid)
+    gid: int = attrs.field(factory=os.getgid)
+    root: RootNode = attrs.field(init=False)
+    control: ControlNode = attrs.field(init=False)
+    _by_inode: dict[int, Node] = attrs.field(init=False, factory=dict)
+    _by_name: dict[bytes, Node] = attrs.field(init=False, factory=dict)
+    _numbers: Iterator[int] = attrs.field(init=False, factory=lambda: itertools.count(ROOT_INODE))
+
+    def __attrs_post_init__(self) -> None:
+        self.root = RootNode(inode=next(self._numbers), name=b".")
+        self.control = ControlNode(inode=next(self._numbers), name=CONTROL_NAME)
+        self._by_inode[self.root.inode] = self.root
+        self._enter(self.control)
+
+    def follow(self, host: HostLike) -> None:
+        """Gives every controller and namespace of `host` a node, now and from now on."""
+
+        def on_event(event: NodeEventLike) -> None:
+            self._on_event(host, event)
+
+        host.subscribe(on_event)
+        for controller in host.controllers.values():
+            self._add_controller(controller)
+            for namespace in controller.namespaces.values():
+                self._add_namespace(controller, namespace)
+
+    def lookup(self, name: bytes) -> Node | None:
+        """The node of this name."""
+        return self._by_name.get(name)
+
+    def get(self, inode: int) -> Node | None:
+        """The node of this number, gone or not."""
+        return self._by_inode.get(inode)
+
+    def listed_after(self, inode: int) -> list[Node]:
+        """The nodes with a name whose numbers are higher, in the order of their numbers."""
+        # Numbers only rise and dictionaries keep order.
+        return [node for node in self._by_name.values() if node.inode > inode]
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def forget(self, inode: int, count: int) -> None:
+        """The kernel has forgotten `count` lookups of a node."""
+        node = self._by_inode.get(inode)
+        if node is None:
+            return
+        node.lookups = max(0, node.lookups - count)
+        self._drop_if_unknown(node)
+
+    def _on_event(self, host: HostLike, event: NodeEventLike) -> None:
+        match event.kind.name:
+            case "ADDED":
+                self._add_by_name(host, event.name)
+            case "REMOVED":
+                self._remove(event.name)
+            case "CHANGED":
+                self._change(event.name)
+            case other:
+                raise AssertionError(f"no such node event: {other}")
+
+    def _add_by_name(self, host: HostLike, name: str) -> None:
+        for controller in host.controllers.values():
+            if controller.name == name:
+                self._add_controller(controller)
+                return
+            for namespace in controller.namespaces.values():
+                if namespace.name == name:
+                    self._add_namespace(controller, namespace)
+                    return
+
+    def _add_controller(self, controller: ControllerLike) -> None:
+        self._add(
+            ControllerNode(
+                inode=next(self._numbers),
+                name=os.fsencode(controller.name),
+                controller=controller,
+            )
+        )
+
+    def _add_namespace(self, controller: ControllerLike, namespace: NamespaceLike) -> None:
+        self._add(
+            NamespaceNode(
+                inode=next(self._numbers),
+                name=os.fsencode(namespace.name),
+                controller=controller,
+                namespace=namespace,
+            )
+        )
+
+    def _add(self, node: Node) -> None:
+        known = self._by_name.get(node.name)
+        if known is not None:
+            if _same(known, node):
+                return
+            self._remove(os.fsdecode(node.name))
+        self._enter(node)
+        self._touch_root()
+
+    def _enter(self, node: Node) -> None:
+        self._by_inode[node.inode] = node
+        self._by_name[node.name] = node
+
+    def _remove(self, name: str) -> None:
+        node = self._by_name.pop(os.fsencode(name), None)
+        if node is None:
+            return
+        node.gone = True
+        node.changed_ns = time.time_ns()
+        self._drop_if_unknown(node)
+        self._touch_root()
+
+    def _drop_if_unknown(self, node: Node) -> None:
+        if node.gone and node.lookups == 0:
+            self._by_inode.pop(node.inode, None)
+
+    def _change(self, name: str) -> None:
+        node = self._by_name.get(os.fsencode(name))
+        if node is None:
+            return
+        node.changed_ns = time.time_ns()
+        if isinstance(node, NamespaceNode):
+            self.on_change(name)
+
+    def _touch_root(self) -> None:
+        self.root.modified_ns = self.root.changed_ns = time.time_ns()
+
+
+def _same(known: Node, node: Node) -> bool:
+    match known, node:
+        case NamespaceNode(), NamespaceNode():
+            return known.namespace is node.namespace
+        case ControllerNode(), ControllerNode():
+            return known.controller is node.controller
+        case _:
+            return False
