@@ -1,0 +1,5 @@
+"""`python -m nvmecontrol`."""
+
+from .main import main
+
+main()
