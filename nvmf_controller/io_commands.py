@@ -1,0 +1,328 @@
+"""I/O queues: Flush, Write, Read, Compare, Write Zeroes, Dataset Management, Verify.
+
+NVM Command Set 1.1, section 3.  Commands on a store that never waits are carried out where they are
+taken; all others are tasks.  A completed command may overtake any other: NVMe has no order.
+"""
+
+import errno
+import logging
+import struct
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import trio
+
+from nvmf_transport.capsule import ReceivedCommand, ResponseCapsule
+from nvmf_transport.errors import CommandError
+from nvmf_transport.fabrics import FabricsType
+from nvmf_transport.nvme import DSM_AD, NSID_ALL, RW_FUA, WZ_DEAC, AdminOpcode, DsmRange, NvmOpcode
+from nvmf_transport.status import (
+    ABORT_REQUESTED,
+    CAPACITY_EXCEEDED,
+    COMMAND_ID_CONFLICT,
+    COMMAND_SEQUENCE_ERROR,
+    COMPARE_FAILURE,
+    DATA_SGL_LENGTH_INVALID,
+    INVALID_FIELD,
+    INVALID_NAMESPACE,
+    INVALID_OPCODE,
+    LBA_OUT_OF_RANGE,
+    UNRECOVERED_READ_ERROR,
+    WRITE_FAULT,
+    WRITE_PROTECTED,
+    Status,
+)
+
+from .backing import InlineStore
+from .namespace import Namespace
+from .queue import Queue
+from .subsystem import NvmSubsystem
+
+_log = logging.getLogger(__name__)
+
+#: OPC, FUSE and PSDT, NSID, SLBA (CDW10-11), CDW12.  A test holds it equal to SubmissionEntry.
+SQE: Final = struct.Struct("<BBxxI32xQI12x")
+_CDW11: Final = struct.Struct("<44xI16x")
+_DSM_RANGE: Final = struct.Struct("<IIQ")
+_FUSE_MASK: Final = 3
+_NLB_MASK: Final = 0xFFFF
+#: PRINFO and DTYPE of CDW12 need protection information or directives, which no namespace has;
+#: STC and LR are hints.
+_LBA_DNR: Final = LBA_OUT_OF_RANGE.with_dnr()
+_LENGTH_DNR: Final = DATA_SGL_LENGTH_INVALID.with_dnr()
+
+Handler = Callable[[ReceivedCommand, Namespace, int, int], Awaitable[None]]
+
+
+class IoQueue(Queue):
+    """An I/O queue of a controller of an NVM subsystem."""
+
+    async def _serve(self, nursery: trio.Nursery) -> None:
+        association, receive = self.association, self.qpair.receive
+        subsystem = association.subsystem
+        assert isinstance(subsystem, NvmSubsystem)
+        namespaces, counts = subsystem.namespaces, self.statistics.io_commands
+        running, unpack = self._running, SQE.unpack_from
+        handlers: dict[int, Handler] = {
+            NvmOpcode.WRITE: self._write,
+            NvmOpcode.READ: self._read,
+            NvmOpcode.COMPARE: self._compare,
+            NvmOpcode.WRITE_ZEROES: self._write_zeroes,
+            NvmOpcode.DATASET_MANAGEMENT: self._dataset_management,
+            NvmOpcode.VERIFY: self._verify,
+        }
+        while True:
+            command = await receive()
+            association.traffic = True
+            self._taken += 1
+            opcode, flags, nsid, slba, cdw12 = unpack(command.sqe)
+            counts[opcode] += 1
+            if self.debug:
+                _log.debug(
+                    "queue %d, CID %d: opcode %#x NSID %d SLBA %d CDW12 %#x, %d bytes",
+                    self.qid,
+                    command.cid,
+                    opcode,
+                    nsid,
+                    slba,
+                    cdw12,
+                    command.transfer_bytes,
+                )
+            if running and command.cid in running:
+                self.fail(command, COMMAND_ID_CONFLICT.with_dnr())
+            elif command.fault is not None:
+                self.fail(command, command.fault)
+            elif flags & _FUSE_MASK:
+                self.fail(command, INVALID_FIELD.with_dnr())
+            elif opcode == NvmOpcode.FLUSH:
+                self.start(nursery, command, self._flush, nsid)
+            elif (handler := handlers.get(opcode)) is None:
+                self.fail(command, _unknown_opcode(command))
+            elif (namespace := namespaces.get(nsid)) is None:
+                self.fail(command, INVALID_NAMESPACE.with_dnr())
+            elif (store := namespace.store.inline) is None:
+                self.start(nursery, command, handler, namespace, slba, cdw12)
+            elif opcode == NvmOpcode.READ:
+                await self._read_now(command, namespace, store, slba, cdw12)
+            elif opcode == NvmOpcode.WRITE and command.in_capsule_data is not None:
+                await self.guard(command, self._write_now(command, namespace, store, slba, cdw12))
+            else:
+                self.start(nursery, command, handler, namespace, slba, cdw12)
+
+    async def _read_now(
+        self,
+        command: ReceivedCommand,
+        namespace: Namespace,
+        store: InlineStore,
+        slba: int,
+        cdw12: int,
+    ) -> None:
+        """Read from memory.  Kept apart and flat: it is what benchmarks of the host measure."""
+        blocks = (cdw12 & _NLB_MASK) + 1
+        if slba + blocks > namespace.size_lbas:
+            self.fail(command, _LBA_DNR)
+            return
+        shift = namespace.lba_shift
+        length = blocks << shift
+        if length != command.transfer_bytes:
+            self.fail(command, _LENGTH_DNR)
+            return
+        self.statistics.read_bytes += length
+        data = store.read_now(slba << shift, length)
+        if not await self.qpair.send_data(command, (data,), complete=True):
+            self.qpair.transmit(ResponseCapsule(command.cid, 0, 0, self.sqhd))
+
+    async def _write_now(
+        self,
+        command: ReceivedCommand,
+        namespace: Namespace,
+        store: InlineStore,
+        slba: int,
+        cdw12: int,
+    ) -> None:
+        offset, length = self._writable(command, namespace, slba, cdw12)
+        data = await self.qpair.receive_data(command)
+        store.write_now(offset, data)
+        self.statistics.written_bytes += length
+        self.respond(command.cid)
+
+    def _range(self, namespace: Namespace, slba: int, blocks: int) -> tuple[int, int]:
+        """The bytes of a range of blocks, as offset and length."""
+        if slba + blocks > namespace.size_lbas:
+            raise CommandError(_LBA_DNR)
+        return slba << namespace.lba_shift, blocks << namespace.lba_shift
+
+    def _data_range(
+        self, command: ReceivedCommand, namespace: Namespace, slba: int, cdw12: int
+    ) -> tuple[int, int]:
+        """The same for a command with data, whose SGL must fit."""
+        offset, length = self._range(namespace, slba, (cdw12 & _NLB_MASK) + 1)
+        if command.transfer_bytes != length:
+            raise CommandError(_LENGTH_DNR)
+        return offset, length
+
+    def _writable(
+        self, command: ReceivedCommand, namespace: Namespace, slba: int, cdw12: int
+    ) -> tuple[int, int]:
+        _check_writable(namespace)
+        place = self._data_range(command, namespace, slba, cdw12)
+        if cdw12 & RW_FUA:
+            self.statistics.fua_writes += 1
+        return place
+
+    def _fua(self, cdw12: int) -> bool:
+        # With the cache switched off (feature 06h) every write goes to the medium.
+        return bool(cdw12 & RW_FUA) or not self.association.write_cache_enabled
+
+    async def _read(
+        self, command: ReceivedCommand, namespace: Namespace, slba: int, cdw12: int
+    ) -> None:
+        offset, length = self._data_range(command, namespace, slba, cdw12)
+        async with self._memory(command, length):
+            try:
+                data = await namespace.store.read(offset, length)
+            except OSError as error:
+                raise _refusal(error, namespace, UNRECOVERED_READ_ERROR) from error
+            self.statistics.read_bytes += length
+            await self.send(command, data)
+
+    async def _write(
+        self, command: ReceivedCommand, namespace: Namespace, slba: int, cdw12: int
+    ) -> None:
+        offset, length = self._writable(command, namespace, slba, cdw12)
+        async with self._memory(command, length):
+            data = await self.qpair.receive_data(command)
+            try:
+                await namespace.store.write(offset, data, fua=self._fua(cdw12))
+            except OSError as error:
+                raise _refusal(error, namespace, WRITE_FAULT) from error
+        self.statistics.written_bytes += length
+        self.respond(command.cid)
+
+    async def _compare(
+        self, command: ReceivedCommand, namespace: Namespace, slba: int, cdw12: int
+    ) -> None:
+        offset, length = self._data_range(command, namespace, slba, cdw12)
+        async with self._memory(command, 2 * length):
+            theirs = await self.qpair.receive_data(command)
+            try:
+                ours = await namespace.store.read(offset, length)
+            except OSError as error:
+                raise _refusal(error, namespace, UNRECOVERED_READ_ERROR) from error
+            if ours != theirs:
+                raise CommandError(COMPARE_FAILURE.with_dnr())
+        self.respond(command.cid)
+
+    async def _verify(
+        self, command: ReceivedCommand, namespace: Namespace, slba: int, cdw12: int
+    ) -> None:
+        offset, length = self._range(namespace, slba, (cdw12 & _NLB_MASK) + 1)
+        piece = self.association.subsystem.config.max_transfer_bytes
+        async with self._memory(command, piece):
+            for at in range(offset, offset + length, piece):
+                try:
+                    await namespace.store.read(at, min(piece, offset + length - at))
+                except OSError as error:
+                    raise _refusal(error, namespace, UNRECOVERED_READ_ERROR) from error
+        self.respond(command.cid)
+
+    async def _write_zeroes(
+        self, command: ReceivedCommand, namespace: Namespace, slba: int, cdw12: int
+    ) -> None:
+        _check_writable(namespace)
+        offset, length = self._range(namespace, slba, (cdw12 & _NLB_MASK) + 1)
+        if cdw12 & RW_FUA:
+            self.statistics.fua_writes += 1
+        try:
+            await namespace.store.write_zeroes(
+                offset, length, deallocate=bool(cdw12 & WZ_DEAC), fua=self._fua(cdw12)
+            )
+        except OSError as error:
+            raise _refusal(error, namespace, WRITE_FAULT) from error
+        self.respond(command.cid)
+
+    async def _dataset_management(
+        self, command: ReceivedCommand, namespace: Namespace, slba: int, cdw12: int
+    ) -> None:
+        del cdw12
+        count = (slba & 0xFF) + 1
+        # CDW10 and CDW11 are where other commands have the SLBA.
+        deallocate = (slba >> 32) & DSM_AD
+        if deallocate:
+            _check_writable(namespace)
+        data = await self.receive_data(command, count * DsmRange.SIZE)
+        ranges = [
+            self._range(namespace, start, blocks)
+            for _, blocks, start in _DSM_RANGE.iter_unpack(data)
+        ]
+        if deallocate:
+            for offset, length in ranges:
+                if not length:
+                    continue
+                try:
+                    await namespace.store.deallocate(offset, length)
+                except OSError as error:
+                    raise _refusal(error, namespace, WRITE_FAULT) from error
+        self.respond(command.cid)
+
+    async def _flush(self, command: ReceivedCommand, nsid: int) -> None:
+        subsystem = self.association.subsystem
+        assert isinstance(subsystem, NvmSubsystem)
+        if nsid == NSID_ALL:
+            namespaces = list(subsystem)
+        elif nsid in subsystem.namespaces:
+            namespaces = [subsystem.namespaces[nsid]]
+        else:
+            raise CommandError(INVALID_NAMESPACE.with_dnr())
+        for namespace in namespaces:
+            if namespace.store.volatile_cache:
+                try:
+                    await namespace.store.flush()
+                except OSError as error:
+                    raise _refusal(error, namespace, WRITE_FAULT) from error
+        self.respond(command.cid)
+
+    def _memory(self, command: ReceivedCommand, length: int) -> "_Reservation":
+        return _Reservation(self, command.cid, length)
+
+
+class _Reservation:
+    """Room in the association's memory budget; a command that waits for it can be aborted."""
+
+    def __init__(self, queue: Queue, cid: int, length_bytes: int) -> None:
+        self._queue = queue
+        self._cid = cid
+        self._reservation = queue.association.budget.reserve(length_bytes)
+
+    async def __aenter__(self) -> None:
+        with trio.CancelScope() as scope:
+            self._queue.set_abortable(self._cid, scope)
+            await self._reservation.__aenter__()
+        self._queue.set_abortable(self._cid, None)
+        if scope.cancelled_caught:
+            raise CommandError(ABORT_REQUESTED)
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._reservation.__aexit__(*exc_info)  # type: ignore[arg-type]
+
+
+def _check_writable(namespace: Namespace) -> None:
+    if namespace.read_only:
+        raise CommandError(WRITE_PROTECTED.with_dnr())
+
+
+def _refusal(error: OSError, namespace: Namespace, status: Status) -> CommandError:
+    _log.error("namespace %d: %s", namespace.nsid, error)
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
+            status = CAPACITY_EXCEEDED
+        case errno.EROFS | errno.EPERM:
+            status = WRITE_PROTECTED
+        case _:
+            pass
+    return CommandError(status.with_dnr())
+
+
+def _unknown_opcode(command: ReceivedCommand) -> Status:
+    connect_again = command.sqe[0] == AdminOpcode.FABRICS and command.sqe[4] == FabricsType.CONNECT
+    return (COMMAND_SEQUENCE_ERROR if connect_again else INVALID_OPCODE).with_dnr()

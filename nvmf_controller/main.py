@@ -1,0 +1,302 @@
+"""nvmfd: serves RAM disks, files and block devices to NVMe/TCP hosts."""
+
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from typing import Final, NoReturn
+
+import attrs
+import click
+import trio
+
+from nvmf_tcp import TcpTransport
+from nvmf_transport.address import Address
+from nvmf_transport.errors import ConfigError, NvmfError
+from nvmf_transport.fabrics import DISCOVERY_NQN
+from nvmf_transport.interfaces import Transport, lookup, register
+from nvmf_transport.nqn import check_nqn
+
+from .devices import Device, open_namespace
+from .identity import default_subnqn
+from .server import Server, ServerConfig, serve
+from .subsystem import MAX_NAMESPACES, NvmSubsystem
+
+_log = logging.getLogger(__name__)
+
+_EX_USAGE: Final = 64
+_EX_FAILURE: Final = 1
+_MIN_H2CDATA_BYTES: Final = 4096
+_MAX_H2CDATA_BYTES: Final = 1 << 20
+_DEFAULT_ADDRESS: Final = "127.0.0.1"
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """The command line, checked."""
+
+    addresses: tuple[Address, ...]
+    discovery_addresses: tuple[Address, ...]
+    subnqn: str | None
+    devices: tuple[Device, ...]
+    read_only: bool
+    maxh2cdata_bytes: int
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "-l",
+    "--listen",
+    "listen",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Address to listen on, with or without :PORT; may be repeated.  [127.0.0.1]",
+)
+@click.option(
+    "-p",
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=4420,
+    show_default=True,
+    help="Port of the subsystem; 0 for any free one.",
+)
+@click.option(
+    "-P",
+    "--discovery-port",
+    type=click.IntRange(0, 65535),
+    default=8009,
+    show_default=True,
+    help="Port of the discovery subsystem, which answers on every port; 0 for any free one.",
+)
+@click.option(
+    "-n",
+    "--subnqn",
+    metavar="NQN",
+    help="NQN of the subsystem.  [one that is made once and kept in the state folder]",
+)
+@click.option("-t", "--transport", default="tcp", show_default=True, help="Transport.")
+@click.option("--read-only", is_flag=True, help="Write-protect every namespace.")
+@click.option(
+    "-H",
+    "--max-h2cdata",
+    type=int,
+    default=256 * 1024,
+    show_default=True,
+    metavar="BYTES",
+    help="Most data in one PDU of a write (MAXH2CDATA).",
+)
+@click.option("-v", "--verbose", count=True, help="Say more: connections; -vv: every command.")
+@click.argument("device", nargs=-1, required=True)
+def command(
+    listen: tuple[str, ...],
+    port: int,
+    discovery_port: int,
+    subnqn: str | None,
+    transport: str,
+    read_only: bool,
+    max_h2cdata: int,
+    verbose: int,
+    device: tuple[str, ...],
+) -> None:
+    """Serves each DEVICE as a namespace (NSID 1, 2, ...) until SIGTERM or SIGINT.
+
+    DEVICE is ramdisk:SIZE[:512|:4096] or the path of a file or block device, with :512 or :4096
+    after it; SIZE takes K, M, G and T.  The LBA size is 512 by default, a block device's own for
+    that.  Standard output is one line, once connections are accepted:
+
+        ready io=ADDRESS:PORT... discovery=ADDRESS:PORT subnqn=NQN
+    """
+    _set_up_logging(verbose)
+    register(TcpTransport())
+    kind = lookup(transport)
+    options = _check(
+        listen,
+        port,
+        discovery_port,
+        subnqn,
+        device,
+        read_only=read_only,
+        max_h2cdata=max_h2cdata,
+    )
+    try:
+        trio.run(_run, kind, options)
+    except* (NvmfError, OSError) as group:
+        raise StartupError(_first(group)) from None
+
+
+class StartupError(Exception):
+    """What kept nvmfd from serving, other than its command line."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _check(
+    listen: Sequence[str],
+    port: int,
+    discovery_port: int,
+    subnqn: str | None,
+    devices: Sequence[str],
+    *,
+    read_only: bool,
+    max_h2cdata: int,
+) -> Options:
+    """The command line's values; raises `ConfigError`."""
+    addresses = [
+        Address.parse(text, default_port=port, field="listen address", allow_port_0=True)
+        for text in listen or (_DEFAULT_ADDRESS,)
+    ]
+    # Discovery is answered on every port: one port for both needs one listener.
+    for_discovery = {
+        Address(address.host, discovery_port): None
+        for address in addresses
+        if discovery_port == 0 or address.port != discovery_port
+    }
+    if subnqn is not None:
+        check_nqn(subnqn, "subsystem NQN")
+        if subnqn == DISCOVERY_NQN:
+            raise ConfigError(
+                "is the discovery subsystem's; give another", field="subsystem NQN", value=subnqn
+            )
+    if not _MIN_H2CDATA_BYTES <= max_h2cdata <= _MAX_H2CDATA_BYTES or max_h2cdata % 4:
+        raise ConfigError(
+            f"give a multiple of 4 from {_MIN_H2CDATA_BYTES} to {_MAX_H2CDATA_BYTES}",
+            field="MAXH2CDATA",
+            value=max_h2cdata,
+        )
+    if len(devices) > MAX_NAMESPACES:
+        raise ConfigError(
+            f"at most {MAX_NAMESPACES} can be served; give fewer",
+            field="number of devices",
+            value=len(devices),
+        )
+    return Options(
+        addresses=tuple(addresses),
+        discovery_addresses=tuple(for_discovery),
+        subnqn=subnqn,
+        devices=tuple(Device.parse(text) for text in devices),
+        read_only=read_only,
+        maxh2cdata_bytes=max_h2cdata,
+    )
+
+
+async def _run(transport: Transport, options: Options) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            ending = trio.Event()
+            nursery.start_soon(_watch_signals, signals, ending)
+            await _serve(transport, options, ending)
+            nursery.cancel_scope.cancel()
+
+
+async def _watch_signals(signals: AsyncIterator[int], ending: trio.Event) -> None:
+    async for number in signals:
+        if ending.is_set():
+            _log.warning("%s again: ending at once", signal.Signals(number).name)
+            logging.shutdown()
+            os._exit(_EX_FAILURE)
+        ending.set()
+
+
+async def _serve(transport: Transport, options: Options, ending: trio.Event) -> None:
+    async with AsyncExitStack() as stack:
+        subsystem = NvmSubsystem(options.subnqn or default_subnqn())
+        stack.callback(subsystem.close)
+        for nsid, device in enumerate(options.devices, start=1):
+            namespace = await open_namespace(nsid, device, read_only=options.read_only)
+            subsystem.add_namespace(namespace)
+            _log.info(
+                "namespace %d: %s, %d blocks of %d bytes, UUID %s%s",
+                nsid,
+                device.text,
+                namespace.size_lbas,
+                namespace.lba_bytes,
+                namespace.uuid,
+                ", read-only" if namespace.read_only else "",
+            )
+        config = ServerConfig(maxh2cdata_bytes=options.maxh2cdata_bytes)
+        async with serve(
+            transport,
+            subsystem,
+            options.addresses,
+            discovery_addresses=options.discovery_addresses,
+            config=config,
+        ) as server:
+            _announce(server)
+            await ending.wait()
+            _log.info("ending")
+
+
+def _announce(server: Server) -> None:
+    io = " ".join(f"io={endpoint}" for endpoint in server.endpoints)
+    discovery = (server.discovery_endpoints or server.endpoints)[0]
+    line = f"ready {io} discovery={discovery} subnqn={server.subsystem.nqn}\n"
+    sys.stdout.write(line)
+    sys.stdout.flush()
+    _notify_ready()
+
+
+def _notify_ready() -> None:
+    """Tells the service manager, as sd_notify(3) describes."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if not path:
+        return
+    address = "\0" + path[1:] if path.startswith("@") else path
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+        try:
+            notify.sendto(b"READY=1", address)
+        except OSError as error:
+            _log.warning("NOTIFY_SOCKET %s: %s", path, error)
+
+
+def _set_up_logging(verbose: int) -> None:
+    level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    logging.basicConfig(
+        stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+
+
+def _refuse(code: int, what: str) -> NoReturn:
+    sys.stderr.write(f"nvmfd: {' '.join(what.split())}\n")
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, NvmfError) and error.field:
+        return f"{error.field} {error.value}: {error}"
+    if isinstance(error, OSError):
+        return f"{error.filename or 'start-up'}: {error.strerror or error}"
+    return str(error)
+
+
+def main() -> NoReturn:
+    """The console script: 0 after an orderly end, 64 for a bad command line, 1 for the rest."""
+    try:
+        command.main(prog_name="nvmfd", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _refuse(_EX_USAGE, f"{error.format_message().rstrip('.')}; see nvmfd --help")
+    except NvmfError as error:
+        _refuse(_EX_USAGE, _describe(error))
+    except StartupError as error:
+        _refuse(_EX_FAILURE, _describe(error.cause))
+    except click.Abort:
+        sys.exit(_EX_FAILURE)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""What admin and I/O queues have in common: taking commands, answering, and ending safely.
+
+Every command that must wait is a task of its own in the queue's nursery; `run` returns when all of
+them have ended, and a task in a thread cannot be cancelled.  That is how "no command of this queue
+can touch the medium any more" is known.
+"""
+
+import abc
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import trio
+
+from nvmf_transport.capsule import ReceivedCommand, ResponseCapsule
+from nvmf_transport.errors import CommandError, DataDigestError, TransportError
+from nvmf_transport.interfaces import ControllerQueuePair
+from nvmf_transport.nvme import CompletionEntry
+from nvmf_transport.status import (
+    COMMAND_ID_CONFLICT,
+    DATA_SGL_LENGTH_INVALID,
+    INTERNAL_ERROR,
+    TRANSIENT_TRANSPORT_ERROR,
+    Status,
+)
+from nvmf_transport.wire import Buffer
+
+from .association import Association
+
+_log = logging.getLogger(__name__)
+
+#: Completion queue entries and SQ heads count modulo the queue's entries.
+CQE_BYTES: Final = CompletionEntry.SIZE
+
+
+class Queue(abc.ABC):
+    """One connected queue of an association."""
+
+    def __init__(
+        self,
+        association: Association,
+        qpair: ControllerQueuePair,
+        *,
+        qid: int,
+        entries: int,
+        sq_flow_control: bool,
+    ) -> None:
+        self.association = association
+        self.qpair = qpair
+        self.qid = qid
+        self.entries = entries
+        self.sq_flow_control = sq_flow_control
+        self.debug = _log.isEnabledFor(logging.DEBUG)
+        self.statistics = association.subsystem.statistics
+        self._scope = trio.CancelScope()
+        #: Commands that run as tasks, by CID; a scope where Abort may still stop them.
+        self._running: dict[int, trio.CancelScope | None] = {}
+        # CONNECT was the first entry of the queue.
+        self._taken = 1
+
+    @abc.abstractmethod
+    async def _serve(self, nursery: trio.Nursery) -> None:
+        """Takes commands until the queue is dead."""
+
+    def stop(self) -> None:
+        """Takes no further command and begins nothing; `run` returns after the last one."""
+        self._scope.cancel()
+
+    async def run(self) -> None:
+        """Serves the queue until its connection is lost or `stop`, and all commands have ended."""
+        self.association.add_queue(self)
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    try:
+                        await self._serve(nursery)
+                    except TransportError as error:
+                        _log.debug("%s, queue %d: %s", self.association, self.qid, error)
+                    finally:
+                        self._scope.cancel()
+                        self.association.queue_lost(self)
+        finally:
+            self.association.queue_ended(self)
+
+    @property
+    def sqhd(self) -> int:
+        """SQ Head Pointer of a response; reserved without SQ flow control."""
+        return self._taken % self.entries if self.sq_flow_control else 0
+
+    def respond(self, cid: int, *, result: int = 0) -> None:
+        """Completes a command successfully."""
+        self.qpair.transmit(ResponseCapsule(cid, 0, result, self.sqhd))
+
+    def fail(self, command: ReceivedCommand, status: Status, result: int = 0) -> None:
+        """Completes a command with an error."""
+        self.statistics.errors += 1
+        self.association.errors.add(self.qid, command, status)
+        if self.debug:
+            _log.debug("queue %d, CID %d: %s", self.qid, command.cid, status)
+        self.qpair.transmit(ResponseCapsule(command.cid, status.to_field(), result, self.sqhd))
+
+    def fail_cid(self, cid: int, status: Status) -> None:
+        """Completes a command with an error that is not worth an entry in the log."""
+        self.qpair.transmit(ResponseCapsule(cid, status.to_field(), 0, self.sqhd))
+
+    async def send(self, command: ReceivedCommand, data: Buffer) -> None:
+        """Completes a command successfully with its data, all of what it asked for."""
+        if not await self.qpair.send_data(command, (data,), complete=True):
+            self.respond(command.cid)
+
+    async def receive_data(self, command: ReceivedCommand, length_bytes: int) -> Buffer:
+        """The data of a command, which must have this length; bounded by the memory budget.
+
+        For use inside `start`: the loop that takes commands drives the transfer.
+        """
+        if command.transfer_bytes != length_bytes:
+            raise CommandError(DATA_SGL_LENGTH_INVALID.with_dnr())
+        return await self.qpair.receive_data(command)
+
+    def start(
+        self,
+        nursery: trio.Nursery,
+        command: ReceivedCommand,
+        call: Callable[..., Awaitable[None]],
+        *args: object,
+    ) -> None:
+        """Runs a command that may have to wait as a task; the others go on."""
+        if self.is_outstanding(command.cid):
+            self.fail(command, COMMAND_ID_CONFLICT.with_dnr())
+            return
+        self._running[command.cid] = None
+        nursery.start_soon(self._run, command, call, args)
+
+    async def _run(
+        self,
+        command: ReceivedCommand,
+        call: Callable[..., Awaitable[None]],
+        args: tuple[object, ...],
+    ) -> None:
+        try:
+            await self.guard(command, call(command, *args))
+        finally:
+            self._running.pop(command.cid, None)
+
+    async def guard(self, command: ReceivedCommand, running: Awaitable[None]) -> None:
+        """Turns what a command raises into its status; the one place that does."""
+        try:
+            await running
+        except CommandError as error:
+            self.fail(command, error.status)
+        except DataDigestError as error:
+            _log.info("%s, queue %d: %s", self.association, self.qid, error)
+            self.fail(command, TRANSIENT_TRANSPORT_ERROR)
+        except TransportError:
+            pass  # The loop that takes commands hears of it as well, and ends the queue.
+        except Exception:  # noqa: BLE001 - a bug fails one command, not the queue.
+            _log.exception("queue %d, command %s", self.qid, bytes(command.sqe).hex())
+            self.fail(command, INTERNAL_ERROR)
+
+    def is_outstanding(self, cid: int) -> bool:
+        """True while a command with this CID is not completed."""
+        return cid in self._running
+
+    def abort(self, cid: int) -> bool:
+        """Keeps a command from starting; False where it is running, done or was never here."""
+        scope = self._running.get(cid)
+        if scope is None:
+            return False
+        scope.cancel()
+        return True
+
+    def set_abortable(self, cid: int, scope: trio.CancelScope | None) -> None:
+        """Says whether Abort may still cancel this command, and how."""
+        self._running[cid] = scope
