@@ -4,7 +4,7 @@
 without I/O; `driver`, `qpair` and `transport` run it over sockets under trio.
 """
 
-from .connection import TcpOptions
+from .layout import TcpOptions
 from .qpair import QueuePairStatistics
 from .transport import TcpTransport
 

@@ -22,9 +22,8 @@ peer sees happen does not depend on how its bytes were cut.
 """
 
 import abc
+import re
 from typing import Final, Generic, TypeVar
-
-import attrs
 
 from nvmf_transport.errors import (
     ConnectionLostError,
@@ -34,31 +33,28 @@ from nvmf_transport.errors import (
 )
 from nvmf_transport.wire import Buffer
 
-from .digest import crc32c, digest_bytes
+from .digest import crc32c
+from .layout import Counters, Layout, TcpOptions, layout_of
 from .pdu import (
     COMMON,
-    DDGSTF,
     DIGEST,
     DIGEST_BYTES,
-    HDGSTF,
     MAX_TERM_DATA_BYTES,
     CommonHeader,
+    FatalError,
     PduType,
     TermReq,
     fatal_error_text,
 )
 from .validate import (
-    DATA_TYPES,
     HEADER_CHECKS,
     IC_TYPES,
-    MAY_CARRY_DATA,
     TERM_TYPES,
     Expectation,
     ReceivedHeader,
     first_breach,
-    header_digest_breach,
-    term_req_breach,
 )
+from .validate_specific import header_digest_breach, term_req_breach
 
 EventT = TypeVar("EventT")
 
@@ -68,49 +64,8 @@ RECEIVE_BUFFER_BYTES: Final = 128 * 1024
 IN_PLACE_BYTES: Final = 16 * 1024
 #: What is handed out after a payload received in place: the next one's head, little of its data.
 HEAD_WINDOW_BYTES: Final = 1024
-
-
-@attrs.frozen
-class TcpOptions:
-    """What a side asks of the other beyond the parameters that all transports share."""
-
-    #: HPDA or CPDA: alignment of data in PDUs sent to us, 0's based dwords.
-    pda: int = 0
-    #: Host: R2Ts that a command may have outstanding, 0's based.
-    maxr2t: int = 3
-    #: Controller: the most that one R2T asks for; None for a command's whole data.
-    r2t_bytes: int | None = None
-    #: The most data that we put into one H2CData or C2HData.
-    data_pdu_bytes: int = 1 << 20
-
-
-@attrs.frozen
-class Counters:
-    """PDUs and digest errors seen so far."""
-
-    pdus_received: int = 0
-    pdus_sent: int = 0
-    bytes_received: int = 0
-    bytes_sent: int = 0
-    header_digest_errors: int = 0
-    data_digest_errors: int = 0
-
-
-@attrs.frozen
-class Layout:
-    """All that the first four bytes of a legal PDU say, computed once."""
-
-    type: PduType
-    flags: int
-    #: Bytes before the payload; for PDUs without payload 0: their length is PLEN.
-    head_bytes: int
-    hlen: int
-    min_plen: int
-    max_plen: int
-    header_digest: bool
-    data_digest: bool
-    #: PLEN less this is the length of the payload.
-    overhead_bytes: int
+#: A TLS alert or handshake record.
+_TLS: Final = re.compile(rb"[\x15\x16]\x03[\x00-\x04]", re.DOTALL)
 
 
 class TcpConnection(abc.ABC, Generic[EventT]):
@@ -203,15 +158,30 @@ class TcpConnection(abc.ABC, Generic[EventT]):
     def eof_received(self) -> None:
         """The peer has closed its direction: raises the error that this means."""
         if self._error is None:
-            if self._layout is not None or self._end > self._start:
-                where = "inside a PDU"
-            elif not self.established:
-                where = "during initialisation"
-            else:
-                where = "between PDUs"
-            self.connection_lost(ConnectionLostError(f"the peer closed the connection {where}"))
+            self.connection_lost(self._eof_error())
         assert self._error is not None
         raise self._error
+
+    def _eof_error(self) -> TransportError:
+        inside = self._layout is not None or self._end > self._start
+        if not self.established:
+            if inside and self._rx[self._start] not in self._expected.types:
+                return self._not_nvme_tcp()
+            return ConnectionLostError(
+                "the peer closed the connection during initialisation; is that an NVMe/TCP port?"
+            )
+        where = "inside a PDU" if inside else "between PDUs"
+        return ConnectionLostError(f"the peer closed the connection {where}")
+
+    def _not_nvme_tcp(self) -> RemoteProtocolError:
+        """The first bytes are no PDU of the initialisation: somebody else answers here."""
+        first = bytes(self._rx_view[self._start : min(self._end, self._start + 16)])
+        what = "speaks TLS, which is not supported here" if _TLS.match(first) else f"sent {first!r}"
+        return RemoteProtocolError(
+            f"the peer does not speak NVMe/TCP: it {what}; check address and port",
+            fes=FatalError.INVALID_HEADER_FIELD,
+            fei=CommonHeader.offset_of("pdu_type"),
+        )
 
     def connection_lost(self, error: TransportError) -> None:
         """The connection is dead for a reason that only the driver knows; nothing is sent."""
@@ -337,6 +307,8 @@ class TcpConnection(abc.ABC, Generic[EventT]):
             word & 0xFF, word >> 8 & 0xFF, word >> 16 & 0xFF, word >> 24, plen, self._expected
         )
         known = pdu.type in self._expected.types
+        if not known and not self.established:
+            raise self._not_nvme_tcp()
         name = PduType(pdu.type).label if known else f"PDU of type {pdu.type:02x}h"
         breach = first_breach(name, HEADER_CHECKS, pdu)
         if known and pdu.type in TERM_TYPES and breach is not None:
@@ -344,35 +316,9 @@ class TcpConnection(abc.ABC, Generic[EventT]):
             raise term_req_breach(plen) from breach
         if breach is not None:
             raise breach
-        layout = self._layout_of(pdu)
+        layout = layout_of(pdu)
         self._layouts[word] = layout
         return layout
-
-    def _layout_of(self, pdu: ReceivedHeader) -> Layout:
-        header_digest = bool(pdu.flags & HDGSTF)
-        data_digest = bool(pdu.flags & DDGSTF)
-        head_bytes = low = high = pdu.data_start
-        overhead_bytes = head_bytes + (DIGEST_BYTES if data_digest else 0)
-        if pdu.known in MAY_CARRY_DATA:
-            must = pdu.known in DATA_TYPES or data_digest
-            low = overhead_bytes + (1 if must else 0)
-            may = must or (pdu.pdo and not self._expected.data_digest)
-            high = overhead_bytes + (self._expected.max_data_bytes[pdu.known] if may else 0)
-        else:
-            if pdu.known in TERM_TYPES:
-                high += MAX_TERM_DATA_BYTES
-            head_bytes = 0
-        return Layout(
-            pdu.known,
-            pdu.flags,
-            head_bytes,
-            pdu.hlen,
-            low,
-            high,
-            header_digest,
-            data_digest,
-            overhead_bytes,
-        )
 
     def _terminated(self, start: int) -> ConnectionTerminatedError:
         pdu = TermReq.unpack(self._rx, start)
@@ -403,6 +349,7 @@ class TcpConnection(abc.ABC, Generic[EventT]):
         """Ends the connection, with a TermReq where the peer is to be told why."""
         self._error = error
         self._in_place = False
+        self._discard_output()
         if not isinstance(error, RemoteProtocolError) or error.fes is None:
             return
         available = self._end - self._start
@@ -420,10 +367,3 @@ class TcpConnection(abc.ABC, Generic[EventT]):
     def _ic_expectation(self, ic_type: PduType, term_type: PduType) -> Expectation:
         assert ic_type in IC_TYPES
         return Expectation(types=frozenset({ic_type, term_type}))
-
-
-def with_digest(header: bytes, enabled: bool, alignment_bytes: int = 1) -> bytes:
-    """A header, its digest where there is one, and the padding before aligned data."""
-    if enabled:
-        header += digest_bytes(header)
-    return header + bytes(-len(header) % alignment_bytes)

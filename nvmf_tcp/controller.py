@@ -13,21 +13,14 @@ from typing import Final
 
 from nvmf_transport.capsule import ReceivedCommand, ResponseCapsule
 from nvmf_transport.errors import ConfigError, LocalProtocolError, RemoteProtocolError
-from nvmf_transport.fabrics import FabricsCommand
 from nvmf_transport.interfaces import ADMIN_IN_CAPSULE_BYTES, ControllerQueueParams
-from nvmf_transport.nvme import AdminOpcode, SglId
-from nvmf_transport.status import (
-    DATA_SGL_LENGTH_INVALID,
-    INVALID_FIELD,
-    SGL_OFFSET_INVALID,
-    SGL_TYPE_INVALID,
-    TRANSIENT_TRANSPORT_ERROR,
-    Status,
-)
+from nvmf_transport.nvme import SglId
+from nvmf_transport.status import TRANSIENT_TRANSPORT_ERROR
 from nvmf_transport.wire import Buffer
 
-from .connection import Layout, TcpConnection, TcpOptions, with_digest
+from .connection import TcpConnection
 from .digest import crc32c_of
+from .layout import Layout, TcpOptions, with_digest
 from .pdu import (
     CAPSULE_RESP,
     DATA,
@@ -56,15 +49,15 @@ from .pdu import (
     align_up,
     first_word,
 )
+from .sgl import sgl_fault, uses_sgl
 from .transfer import InboundTransfer, OpenR2T, slices
-from .validate import (
+from .validate import Expectation, first_breach
+from .validate_specific import (
     H2C_DATA_CHECKS,
     IC_CHECKS,
-    Expectation,
     ReceivedData,
     ReceivedIc,
     command_breach,
-    first_breach,
     queue_full_breach,
 )
 
@@ -73,8 +66,9 @@ ControllerEvent = ReceivedCommand | InboundTransfer
 #: Commands that may be outstanding before CONNECT has settled the size of the queue.
 _ENTRIES_BEFORE_CONNECT: Final = 1
 _TAGS: Final = 1 << 16
-_FLAGS_PSDT: Final = 0xC0
-_PSDT_SGL: Final = 0x40
+#: Beyond this many, R2Ts of commands answered early are forgotten, the oldest first: a host that
+#: still sends data for them by then has long had the response.
+_MAX_OPEN_R2TS: Final = _TAGS // 2
 _TYPES: Final = frozenset({PduType.H2C_TERM_REQ, PduType.CAPSULE_CMD, PduType.H2C_DATA})
 
 
@@ -249,6 +243,9 @@ class ControllerConnection(TcpConnection[ControllerEvent]):
         if ttags:
             self.abandon(transfer)
             self._leftovers[cid] = ttags
+            while len(self._r2ts) > _MAX_OPEN_R2TS and len(self._leftovers) > 1:
+                for ttag in self._leftovers.pop(next(iter(self._leftovers))):
+                    del self._r2ts[ttag]
 
     # Receiving.
 
@@ -360,12 +357,12 @@ class ControllerConnection(TcpConnection[ControllerEvent]):
         if (
             data is None
             and word >> 24 == SglId.TRANSPORT_DATA_BLOCK
-            and sqe[1] & _FLAGS_PSDT == _PSDT_SGL
+            and uses_sgl(sqe)
             and length <= self._params.max_transfer_bytes
             and not address
         ):
             return ReceivedCommand(sqe, cid, length)
-        fault = self._sgl_fault(sqe, address, length, word >> 24, len(data or b""))
+        fault = sgl_fault(sqe, len(data or b""), self._in_capsule_bytes)
         if fault is None and not digest_ok:
             fault = TRANSIENT_TRANSPORT_ERROR
         if fault is not None:
@@ -374,28 +371,6 @@ class ControllerConnection(TcpConnection[ControllerEvent]):
             return ReceivedCommand(sqe, cid)
         wanted = data if length == len(data) else memoryview(data)[address : address + length]
         return ReceivedCommand(sqe, cid, length, wanted)
-
-    def _sgl_fault(
-        self, sqe: bytes, address: int, length: int, identifier: int, data_bytes: int
-    ) -> Status | None:
-        """What is wrong with PSDT and the SGL descriptor (Base, section 4.3.2; TCP, 3.3.2.1)."""
-        if sqe[1] & _FLAGS_PSDT != _PSDT_SGL:
-            return INVALID_FIELD.with_dnr()
-        if identifier == SglId.TRANSPORT_DATA_BLOCK:
-            if data_bytes:
-                return SGL_TYPE_INVALID.with_dnr()
-            return INVALID_FIELD.with_dnr()
-        if identifier != SglId.DATA_BLOCK_OFFSET:
-            return SGL_TYPE_INVALID.with_dnr()
-        if length and not _writes(sqe):
-            return SGL_TYPE_INVALID.with_dnr()
-        if length > self._in_capsule_bytes:
-            return DATA_SGL_LENGTH_INVALID.with_dnr()
-        if address > data_bytes:
-            return SGL_OFFSET_INVALID.with_dnr()
-        if address + length > data_bytes:
-            return DATA_SGL_LENGTH_INVALID.with_dnr()
-        return None
 
     # Initialisation.
 
@@ -438,11 +413,3 @@ class ControllerConnection(TcpConnection[ControllerEvent]):
             )
         )
         self.established = True
-
-
-def _writes(sqe: bytes) -> bool:
-    """Whether a command moves data to the controller: bit 0 of its opcode, or Fabrics type."""
-    opcode = sqe[0]
-    if opcode == AdminOpcode.FABRICS:
-        opcode = sqe[FabricsCommand.offset_of("fctype")]
-    return bool(opcode & 1)

@@ -14,8 +14,9 @@ from nvmf_transport.interfaces import HostQueueParams
 from nvmf_transport.nvme import FLAGS_SGL, SglId
 from nvmf_transport.wire import Buffer
 
-from .connection import Layout, TcpConnection, TcpOptions, with_digest
+from .connection import TcpConnection
 from .digest import digest_bytes
+from .layout import Layout, TcpOptions, with_digest
 from .pdu import (
     CAPSULE_CMD_BYTES,
     COMMON,
@@ -42,15 +43,14 @@ from .pdu import (
     first_word,
 )
 from .transfer import HostCommand, HostR2T
-from .validate import (
+from .validate import Expectation, first_breach
+from .validate_specific import (
     C2H_DATA_CHECKS,
     IC_CHECKS,
     R2T_CHECKS,
-    Expectation,
     ReceivedData,
     ReceivedIc,
     ReceivedR2T,
-    first_breach,
     response_breach,
 )
 
@@ -224,6 +224,22 @@ class HostConnection(TcpConnection[ResponseCapsule]):
     def _handle_r2t(self, start: int) -> None:
         cid, ttag, offset, length = DATA_SPECIFIC.unpack_from(self._rx, start + CommonHeader.SIZE)
         command = self._commands.get(cid)
+        end = offset + length
+        if (
+            command is None
+            or command.data_out is None
+            or not length
+            or offset != command.requested_bytes
+            or end > len(command.data_out)
+            or command.outstanding_r2ts >= self._max_r2ts
+        ):
+            raise self._r2t_breach(cid, offset, length)
+        command.requested_bytes = end
+        command.outstanding_r2ts += 1
+        self._r2ts.append(HostR2T(command, cid, ttag, offset, end))
+
+    def _r2t_breach(self, cid: int, offset: int, length: int) -> RemoteProtocolError:
+        command = self._commands.get(cid)
         known = command is not None and command.data_out is not None
         breach = first_breach(
             "R2T",
@@ -239,12 +255,8 @@ class HostConnection(TcpConnection[ResponseCapsule]):
                 self._max_r2ts,
             ),
         )
-        if breach is not None:
-            raise breach
-        assert command is not None
-        command.requested_bytes += length
-        command.outstanding_r2ts += 1
-        self._r2ts.append(HostR2T(command, cid, ttag, offset, offset + length))
+        assert breach is not None
+        return breach
 
     def _open(self, layout: Layout, start: int, payload_bytes: int) -> memoryview | None:
         cid, _, offset, length = DATA_SPECIFIC.unpack_from(self._rx, start + CommonHeader.SIZE)

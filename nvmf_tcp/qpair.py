@@ -16,10 +16,10 @@ from nvmf_transport.interfaces import (
 )
 from nvmf_transport.wire import Buffer
 
-from .connection import Counters, TcpOptions
 from .controller import ControllerConnection, ControllerEvent
 from .driver import Driver
 from .host import HostConnection
+from .layout import Counters, TcpOptions
 from .transfer import InboundTransfer
 
 #: What `statistics` returns.

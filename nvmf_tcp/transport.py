@@ -13,7 +13,7 @@ from nvmf_transport.errors import ConfigError
 from nvmf_transport.fabrics import TransportType
 from nvmf_transport.interfaces import ControllerQueueParams, Endpoint, HostQueueParams
 
-from .connection import TcpOptions
+from .layout import TcpOptions
 from .qpair import TcpControllerQueuePair, TcpHostQueuePair
 from .sockets import (
     dial,
