@@ -1,0 +1,80 @@
+"""When the next attempt to connect is due, and who waits for how it ends."""
+
+import random
+from typing import Final
+
+import trio
+
+from nvmf_transport.errors import NvmfError
+
+_FIRST_DELAY_S: Final = 0.5
+#: A delay is shortened by up to this part, so that many hosts do not come at once.
+_JITTER: Final = 0.25
+
+
+class Attempts:
+    """Counts attempts since the last loss; `wait_for_turn` returns when the next one is due."""
+
+    def __init__(self, randomness: random.Random | None = None) -> None:
+        self.count = 0
+        self.next_at: float | None = None
+        self._random = randomness or random.Random()  # noqa: S311 - it spreads load, no more
+        self._wanted = trio.Event()
+        self._result = _Result()
+
+    def lost(self) -> None:
+        """An association ended, or is to be made for the first time."""
+        self.count = 0
+
+    def want(self) -> None:
+        """Somebody asks for the next attempt now."""
+        self._wanted.set()
+
+    async def outcome(self) -> None:
+        """Waits for the end of the next attempt; raises its error."""
+        await self._result.get()
+
+    async def wait_for_turn(self, longest_delay_s: float) -> None:
+        """Waits until the next attempt is due, or wanted; 0: until it is wanted."""
+        if longest_delay_s:
+            delay_s = self._delay_s(longest_delay_s)
+            self.next_at = trio.current_time() + delay_s
+            with trio.move_on_at(self.next_at):
+                await self._wanted.wait()
+            self.next_at = None
+        else:
+            await self._wanted.wait()
+
+    def begin(self) -> None:
+        """An attempt begins: a wish from now on is for the one after it."""
+        self.count += 1
+        self.next_at = None
+        self._wanted = trio.Event()
+
+    def end(self, error: NvmfError | None) -> None:
+        """The attempt has ended, with this error or well."""
+        result, self._result = self._result, _Result()
+        result.set(error)
+
+    def _delay_s(self, longest_s: float) -> float:
+        if self.count == 0:
+            return 0.0
+        delay_s = min(_FIRST_DELAY_S * float(1 << min(self.count - 1, 20)), longest_s)
+        return delay_s * (1 - _JITTER * self._random.random())
+
+
+class _Result:
+    """A value that is waited for by any number of tasks."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+        self._error: NvmfError | None = None
+
+    def set(self, error: NvmfError | None) -> None:
+        self._error = error
+        self._event.set()
+
+    async def get(self) -> None:
+        await self._event.wait()
+        if self._error is not None:
+            raise self._error

@@ -1,0 +1,320 @@
+"""A controller: it outlives its associations, and is the only one that decides to reconnect.
+
+`run` is its task.  An association ends by any failure of it; then the namespaces are held, the
+controller is reset if it still answers, the sockets are closed, and the next attempt is made when
+it is due or wanted.  Whoever asks for something (`reconnect`, `close`) only sets a wish; `run` acts.
+"""
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+import trio
+
+from nvmf_transport.errors import BusyError, NotConnectedError, NvmfError, ShutdownError
+from nvmf_transport.interfaces import Transport
+
+from .association import Association, open_association
+from .attempts import Attempts
+from .config import ConnectParams
+from .handshake import Handshake
+from .messages import ControllerInfo
+from .namespace import Namespace
+from .report import controller_info
+from .roster import Roster
+from .scan import NamespaceDescription, scan
+from .shutdown import flush_all, wait_idle
+from .state import CONTROLLER_TRANSITIONS, ControllerState, moved
+
+log = logging.getLogger(__name__)
+
+_S = ControllerState
+#: How long identifying all namespaces may take.
+_SCAN_S: Final = 30.0
+#: A namespace that has to be identified again and again is so after 0.1 s, doubling to this.
+_LONGEST_RECHECK_S: Final = 5.0
+
+
+class Controller:
+    """One controller of one subsystem: the node `nvmeX`."""
+
+    def __init__(
+        self,
+        name: str,
+        params: ConnectParams,
+        transport: Transport,
+        *,
+        on_added: Callable[[Namespace], None],
+        on_changed: Callable[[Namespace | None], None],
+        on_removed: Callable[[Namespace], None],
+    ) -> None:
+        """`on_changed(None)` means the controller itself."""
+        self.name = name
+        self.params = params
+        self.state = _S.CONNECTING
+        self.association: Association | None = None
+        #: The last association's, for what is shown while there is none.
+        self.last_association: Association | None = None
+        self.associations = 0
+        self.last_error = ""
+        self.since = trio.current_time()
+        self.attempts = Attempts()
+        self.problems: list[str] = []
+        self.closed = trio.Event()
+        self._transport = transport
+        self._on_changed = on_changed
+        self.roster = Roster(self._make_namespace, on_added, on_changed, on_removed)
+        self._close_wanted = trio.Event()
+        self._wishes = trio.Event()
+        self._attempt_scope: trio.CancelScope | None = None
+        #: NSIDs to identify (None: all) and when.
+        self._rescans: dict[int | None, float] = {}
+        self._rechecks: dict[int, float] = {}
+
+    @property
+    def namespaces(self) -> dict[int, Namespace]:
+        """The namespaces that have a node, by NSID."""
+        return self.roster.namespaces
+
+    def info(self) -> ControllerInfo:
+        """What `devlist` and the node show."""
+        return controller_info(self)
+
+    def live_association(self) -> Association:
+        """The association, for commands that never wait; raises `NotConnectedError`."""
+        if self.association is None or self.association.error is not None:
+            raise NotConnectedError(
+                f"{self.name} is not connected ({self.last_error or self.state.value}); "
+                f"reconnect it first"
+            )
+        return self.association
+
+    # What others may ask for.
+
+    async def reconnect(self, params: ConnectParams) -> None:
+        """Makes the next attempt now, with these parameters; returns when it has ended well.
+
+        Raises `BusyError` while connected, else the attempt's error.  The parameters stay.
+        """
+        if self.state is _S.LIVE:
+            raise BusyError(
+                f"{self.name} is connected; disconnect it, or wait for it to be lost",
+                field="device",
+                value=self.name,
+            )
+        if self.state in (_S.CLOSING, _S.CLOSED):
+            raise BusyError(f"{self.name} is being disconnected", field="device", value=self.name)
+        changed = params != self.params
+        self.params = params
+        if self._attempt_scope is None:
+            self.attempts.want()
+        elif changed:
+            # The attempt under way is for what is not wanted any more.
+            self._attempt_scope.cancel()
+            with suppress(NvmfError):
+                await self.attempts.outcome()
+            self.attempts.want()
+        await self.attempts.outcome()
+
+    async def close(self) -> None:
+        """An orderly end; returns when it has come.  `problems` says what was not seen to end well."""
+        self._close_wanted.set()
+        self._wishes.set()
+        self.attempts.want()
+        if self._attempt_scope is not None:
+            self._attempt_scope.cancel()
+        await self.closed.wait()
+
+    # The task.
+
+    async def run(self, *, keep_trying: bool) -> None:
+        """Lives until it is closed, or, without `keep_trying`, until the first attempt fails."""
+        try:
+            self.attempts.lost()
+            while not self._close_wanted.is_set():
+                error = await self._attempt()
+                if self._close_wanted.is_set():
+                    break
+                if not self.associations and not keep_trying:
+                    self._move(_S.CLOSING)
+                    break
+                self._lost(error)
+                await self.attempts.wait_for_turn(self.params.reconnect_delay_s)
+        finally:
+            self._end()
+
+    async def _attempt(self) -> NvmfError | None:
+        """One attempt, and the life of the association that it makes; returns why that ended."""
+        if self.state is _S.LOST:
+            self._move(_S.RECONNECTING)
+        self.attempts.begin()
+        error: NvmfError | None = None
+        with trio.CancelScope() as scope:
+            self._attempt_scope = scope
+            try:
+                await self._live_and_die()
+            except NvmfError as failure:
+                error = failure
+        if scope.cancelled_caught:
+            error = ShutdownError("the attempt was given up")
+        self._attempt_scope = None
+        self.association = None
+        self.roster.lose_paths()
+        if self.state in (_S.CONNECTING, _S.RECONNECTING):
+            self.attempts.end(error)
+        return error
+
+    async def _live_and_die(self) -> None:
+        async with open_association(
+            self._transport,
+            self.params,
+            on_failed=self._association_failed,
+            on_namespaces=self._namespaces_changed,
+        ) as association:
+            self.association = self.last_association = association
+            try:
+                await self._identify(association, None, reconnected=self.associations > 0)
+                self._came_alive(association)
+                await self._serve(association)
+            except NvmfError as error:
+                association.fail(error)
+            finally:
+                await self._part(association)
+        if association.error is not None:
+            raise association.error
+
+    def _came_alive(self, association: Association) -> None:
+        # From here on nobody cancels: the end of an association is orderly.
+        self._attempt_scope = None
+        self.associations += 1
+        self.last_error = ""
+        self._move(_S.LIVE)
+        self.attempts.end(None)
+        log.info(
+            "%s: connected to %s at %s, CNTLID %d, %d I/O queues",
+            self.name,
+            self.params.subnqn,
+            association.endpoint,
+            association.cntlid,
+            len(association.io),
+        )
+
+    async def _serve(self, association: Association) -> None:
+        """Acts on wishes until the association fails or is to be closed."""
+        while association.error is None and not self._close_wanted.is_set():
+            self._wishes = trio.Event()
+            now = trio.current_time()
+            due = {nsid for nsid, at in self._rescans.items() if at <= now}
+            if due:
+                for nsid in due:
+                    del self._rescans[nsid]
+                nsids = None if None in due else {nsid for nsid in due if nsid is not None}
+                await self._identify(association, nsids, reconnected=False)
+                continue
+            wake_at = min(self._rescans.values(), default=float("inf"))
+            with trio.move_on_at(wake_at):
+                await self._wishes.wait()
+
+    async def _identify(
+        self, association: Association, nsids: set[int] | None, *, reconnected: bool
+    ) -> None:
+        """Identifies namespaces and lets them go on, or not."""
+        if nsids is None:
+            self._rescans.clear()
+        handshake = Handshake(_SCAN_S)
+        with handshake.step("identifying the namespaces", cause=lambda: association.error):
+            found = await scan(
+                association.admin, association.controller, association.version, nsids
+            )
+        if association.error is None:
+            self.roster.take(found, association, nsids, reconnected=reconnected)
+
+    async def _part(self, association: Association) -> None:
+        """The end of an association, while its sockets are still open."""
+        closing = self._close_wanted.is_set() and association.error is None
+        if not closing:
+            association.fail(ShutdownError("the attempt was given up"))
+        with trio.CancelScope(shield=True):
+            if closing:
+                self._move(_S.CLOSING)
+                self.roster.end("the controller was disconnected")
+                await wait_idle(association)
+                self.problems += await flush_all(association, self.roster.namespaces.values())
+            problem = await association.stop(orderly=closing)
+        if problem is not None:
+            log.info("%s: %s", self.name, problem)
+            if closing:
+                self.problems.append(problem)
+
+    # Called from below, synchronously.
+
+    def _association_failed(self, error: NvmfError) -> None:
+        self.last_error = str(error)
+        self.roster.hold(f"connection lost: {error}")
+        self._wishes.set()
+
+    def _namespaces_changed(self, nsids: set[int] | None) -> None:
+        """The controller reports changed attributes: nothing is sent before they are known."""
+        self.roster.hold("the controller reports a change; being identified", nsids)
+        now = trio.current_time()
+        for nsid in {None} if nsids is None else nsids:
+            self._rescans[nsid] = now
+        self._wishes.set()
+
+    def _recheck(self, namespace: Namespace, reason: str) -> None:
+        """A status asks for one namespace to be identified again, after a while."""
+        log.warning("%s: %s", namespace.name, reason)
+        delay_s = self._rechecks.get(namespace.nsid, 0.1)
+        self._rechecks[namespace.nsid] = min(2 * delay_s, _LONGEST_RECHECK_S)
+        self._rescans.setdefault(namespace.nsid, trio.current_time() + delay_s)
+        self._wishes.set()
+        self._on_changed(namespace)
+
+    def _make_namespace(self, description: NamespaceDescription) -> Namespace:
+        return Namespace(
+            f"{self.name}ns{description.nsid}",
+            description,
+            read_only=self.params.read_only,
+            on_recheck=self._recheck,
+        )
+
+    # States.
+
+    def _lost(self, error: NvmfError | None) -> None:
+        if error is not None:
+            self.last_error = str(error)
+        if self.state is _S.LIVE:
+            self.attempts.lost()
+            log.warning("%s: association lost: %s", self.name, self.last_error)
+        else:
+            log.warning("%s: attempt %d: %s", self.name, self.attempts.count, self.last_error)
+        self._rescans.clear()
+        self._rechecks.clear()
+        self._move(_S.LOST)
+
+    def _end(self) -> None:
+        ambiguous = [
+            f"{namespace.name}: {len(namespace.engine.ambiguous)} interrupted writes have an "
+            f"unknown outcome, at (SLBA, LBAs) {namespace.engine.ambiguous[:8]}"
+            for namespace in self.roster.namespaces.values()
+            if namespace.engine.ambiguous
+        ]
+        unflushed = [
+            f"{namespace.name}: acknowledged writes were not flushed"
+            for namespace in self.roster.namespaces.values()
+            if namespace.engine.dirty and self.state is not _S.CLOSING
+        ]
+        self.problems += ambiguous + unflushed
+        if self.state is not _S.CLOSING:
+            self._move(_S.CLOSING)
+        self.roster.end("the controller was disconnected")
+        self.roster.clear()
+        self._move(_S.CLOSED)
+        self.attempts.end(ShutdownError(f"{self.name} was disconnected"))
+        self.closed.set()
+
+    def _move(self, new: ControllerState) -> None:
+        self.state = moved(CONTROLLER_TRANSITIONS, self.state, new)
+        self.since = trio.current_time()
+        self._on_changed(None)

@@ -1,0 +1,239 @@
+"""The way to an association step by step: CONNECT, properties, enabling, reset, shutdown.
+
+Every step has a name and the whole a deadline, so that an error says where it stopped; the time
+that CAP.TO grants the controller is not counted (NVMe Base 2.1, sections 3.5.3, 3.6 and 6).
+"""
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import attrs
+import trio
+
+from nvmf_transport.errors import (
+    CommandError,
+    ConnectRejectedError,
+    HandshakeError,
+    NvmfError,
+    RemoteProtocolError,
+    TransportError,
+    UnavailableError,
+)
+from nvmf_transport.fabrics import (
+    CNTLID_MAX,
+    PROPERTY_4_BYTES,
+    PROPERTY_8_BYTES,
+    SQHD_DISABLED,
+    ConnectCommand,
+    ConnectData,
+    PropertyGetCommand,
+    PropertySetCommand,
+)
+from nvmf_transport.nvme import Cap, Cc, Csts, Property
+from nvmf_transport.status import CONNECT_INVALID_PARAMETERS, Status
+
+from .qpair import HostQueue
+
+HANDSHAKE_S: Final = 10.0
+_FIRST_POLL_S: Final = 0.005
+_LONGEST_POLL_S: Final = 0.25
+
+
+class Handshake:
+    """A deadline shared by named steps."""
+
+    def __init__(self, limit_s: float = HANDSHAKE_S) -> None:
+        self.limit_s = limit_s
+        self.deadline = trio.current_time() + limit_s
+        self.step_name = "start"
+
+    @contextmanager
+    def step(self, name: str, *, cause: Callable[[], NvmfError | None] = lambda: None) -> Iterator[None]:
+        """Bounds one step.  Raises `HandshakeError` where the deadline passes in it.
+
+        `cause` gives the error that killed the queue, which says more than "outcome unknown".
+        """
+        self.step_name = name
+        with trio.move_on_at(self.deadline) as scope:
+            try:
+                yield
+            except TransportError as error:
+                error.step = error.step or name
+                raise
+            except NvmfError as error:
+                died = cause()
+                if died is None or isinstance(error, CommandError):
+                    raise
+                if isinstance(died, TransportError):
+                    died.step = died.step or name
+                raise died from error
+        if scope.cancelled_caught:
+            silent = HandshakeError(f"{name}: no answer within {self.limit_s:g} s")
+            silent.step = name
+            raise silent
+
+    def extend(self, seconds: float) -> None:
+        """Grants time that does not count."""
+        self.deadline += seconds
+
+
+@attrs.frozen
+class Connected:
+    """What the response to CONNECT said."""
+
+    cntlid: int
+    sq_flow_control: bool
+
+
+async def connect_queue(
+    queue: HostQueue,
+    *,
+    subnqn: str,
+    hostnqn: str,
+    hostid: uuid.UUID,
+    cntlid: int,
+    kato_ms: int = 0,
+    sq_flow_control: bool = False,
+) -> Connected:
+    """CONNECT (Base 2.1, section 6.3).
+
+    Raises `ConnectRejectedError`, also where the controller demands authentication.
+    """
+    command = ConnectCommand(
+        qid=queue.qid,
+        sqsize=queue.entries - 1,
+        cattr=0 if sq_flow_control else ConnectCommand.CATTR_DISABLE_SQFLOW,
+        kato=kato_ms,
+    )
+    data = ConnectData(hostid=hostid.bytes, cntlid=cntlid, subnqn=subnqn, hostnqn=hostnqn)
+    try:
+        response = await queue.execute(
+            bytearray(command.pack()), data_out=data.pack(), name="CONNECT"
+        )
+    except CommandError as error:
+        raise _rejection(error, queue, data) from error
+    word = response.result & 0xFFFFFFFF
+    if word >> 16:
+        raise ConnectRejectedError(
+            Status(1, 0x91),
+            detail=f"the controller demands authentication (AUTHREQ {word >> 16:#x}), "
+            "which this host cannot do; allow this host without it",
+        )
+    answered = word & 0xFFFF
+    if answered > CNTLID_MAX:
+        raise RemoteProtocolError(f"CONNECT: the controller gave itself CNTLID {answered:#x}")
+    if queue.qid and answered != cntlid:
+        raise RemoteProtocolError(
+            f"CONNECT of queue {queue.qid}: answered by CNTLID {answered}, not {cntlid}"
+        )
+    granted = response.sqhd != SQHD_DISABLED
+    if sq_flow_control and not granted:
+        raise HandshakeError("CONNECT: the controller disabled SQ flow control; leave out -F")
+    queue.sq_flow_control = granted and sq_flow_control
+    return Connected(answered, granted)
+
+
+def _rejection(error: CommandError, queue: HostQueue, data: ConnectData) -> ConnectRejectedError:
+    if error.status.code != CONNECT_INVALID_PARAMETERS.code:
+        return ConnectRejectedError(error.status)
+    ipo, iattr = error.result & 0xFFFF, error.result >> 16 & 1
+    return ConnectRejectedError(
+        error.status, iattr=iattr, ipo=ipo, detail=_parameter(iattr, ipo, queue, data)
+    )
+
+
+def _parameter(iattr: int, ipo: int, queue: HostQueue, data: ConnectData) -> str:
+    """Names the parameter that IATTR and IPO point to, with the value that was sent."""
+    where = f"IATTR {iattr}, IPO {ipo}"
+    known: dict[tuple[int, int], str] = {
+        (1, ConnectData.offset_of("hostid")): f"Host ID {uuid.UUID(bytes=data.hostid)}",
+        (1, ConnectData.offset_of("cntlid")): f"CNTLID {data.cntlid:#x}",
+        (1, ConnectData.offset_of("subnqn")): f"SUBNQN {data.subnqn!r} is not served there",
+        (1, ConnectData.offset_of("hostnqn")): f"host NQN {data.hostnqn!r} is not allowed there",
+        (0, ConnectCommand.offset_of("qid")): f"QID {queue.qid}",
+        (0, ConnectCommand.offset_of("sqsize")): f"queue size {queue.entries}",
+        (0, ConnectCommand.offset_of("kato")): "KATO",
+    }
+    return f"{known.get((iattr, ipo), 'a parameter')} ({where})"
+
+
+async def property_get(queue: HostQueue, offset: Property, *, wide: bool = False) -> int:
+    """Property Get (Base 2.1, section 6.5) of 4 bytes, or 8 with `wide`."""
+    attrib = PROPERTY_8_BYTES if wide else PROPERTY_4_BYTES
+    command = PropertyGetCommand(attrib=attrib, ofst=offset)
+    response = await queue.execute(bytearray(command.pack()), name=f"Property Get {offset.name}")
+    return response.result if wide else response.result & 0xFFFFFFFF
+
+
+async def property_set(queue: HostQueue, offset: Property, value: int) -> None:
+    """Property Set (Base 2.1, section 6.6) of 4 bytes."""
+    command = PropertySetCommand(attrib=PROPERTY_4_BYTES, ofst=offset, value=value)
+    await queue.execute(bytearray(command.pack()), name=f"Property Set {offset.name}")
+
+
+async def enable(queue: HostQueue, handshake: Handshake, *, io_controller: bool) -> Cap:
+    """Sets CC.EN and waits for CSTS.RDY, as long as CAP.TO says; returns CAP.
+
+    Raises `UnavailableError` where an I/O controller lacks the NVM command set.
+    """
+    cap = Cap(await property_get(queue, Property.CAP, wide=True))
+    cc = Cc.of(en=1, mps=min(max(0, cap.mpsmin), cap.mpsmax))
+    if io_controller:
+        if not cap.css & Cap.CSS_NVM:
+            raise UnavailableError(
+                f"the controller has no NVM command set (CAP.CSS {cap.css:#x}); "
+                "connect to a subsystem with one",
+                field="subnqn",
+            )
+        cc = cc.replace(iosqes=6, iocqes=4)
+    timeout_s = max(cap.timeout_s, 0.5)
+    handshake.extend(timeout_s)
+    await property_set(queue, Property.CC, cc.value)
+    await _poll(queue, lambda csts: csts.rdy == 1, "CSTS.RDY=1", timeout_s)
+    return cap
+
+
+async def disable(queue: HostQueue, timeout_s: float) -> None:
+    """Controller reset: clears CC.EN and returns once CSTS.RDY=0 was seen."""
+    cc = Cc(await property_get(queue, Property.CC))
+    await property_set(queue, Property.CC, cc.replace(en=0).value)
+    await _poll(queue, lambda csts: csts.rdy == 0, "CSTS.RDY=0", timeout_s, cfs_is_fatal=False)
+
+
+async def shut_down(queue: HostQueue, timeout_s: float) -> None:
+    """Normal shutdown: sets CC.SHN=01b and returns once CSTS.SHST=10b was seen."""
+    cc = Cc(await property_get(queue, Property.CC))
+    await property_set(queue, Property.CC, cc.replace(shn=Cc.SHN_NORMAL).value)
+    await _poll(
+        queue,
+        lambda csts: csts.shst == Csts.SHST_COMPLETE,
+        "CSTS.SHST=10b",
+        timeout_s,
+        cfs_is_fatal=False,
+    )
+
+
+async def _poll(
+    queue: HostQueue,
+    reached: Callable[[Csts], bool],
+    what: str,
+    timeout_s: float,
+    *,
+    cfs_is_fatal: bool = True,
+) -> None:
+    deadline = trio.current_time() + timeout_s
+    pause_s = _FIRST_POLL_S
+    while True:
+        csts = Csts(await property_get(queue, Property.CSTS))
+        if reached(csts):
+            return
+        if csts.cfs and cfs_is_fatal:
+            raise HandshakeError(f"waiting for {what}: the controller reports a fatal status (CFS)")
+        if trio.current_time() >= deadline:
+            raise HandshakeError(
+                f"waiting for {what}: not within {timeout_s:g} s (CSTS {csts.value:#x})"
+            )
+        await trio.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_POLL_S)

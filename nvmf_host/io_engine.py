@@ -1,0 +1,234 @@
+"""Waiting, sending again, retrying: what I/O of a namespace goes through (nothing else retries).
+
+    LIVE       requests are sent as they come
+    HELD       they wait: no association, or the namespace is being identified
+    REPLAYING  ambiguous writes are sent again in the order of their arrival; the rest waits
+    PAUSED     they wait for a hand
+    GONE       they fail
+
+Ambiguous are the writes that were sent and not answered when their association ended.  Two of them
+never overlap (see `range_lock`).  They go before everything else, so that a Flush goes after them.
+
+Not here yet: the quarantine of ambiguous LBAs against ghosts (until the old controller is known to
+have stopped, an old copy of a write may still land on top of a newer one), the comparison of what
+was written since the last Flush, the limit on replaying after a long outage.
+"""
+
+from collections.abc import Callable
+
+import trio
+
+from nvmf_transport.errors import CommandError, DataDigestError, NamespaceGoneError
+from nvmf_transport.status import INVALID_NAMESPACE, Status
+
+from .io_path import IoPath
+from .io_request import CHANGES, IoRequest, Kind
+from .policy import (
+    MAX_IMMEDIATE_RETRIES,
+    RETRY_LIMIT_S,
+    Action,
+    action_for,
+    retry_delay_s,
+)
+from .state import NAMESPACE_TRANSITIONS, NamespaceState, moved
+
+_S = NamespaceState
+#: A namespace that is there when identified and yet "invalid" to I/O is given up on after so many.
+_MAX_RECHECKS = 3
+
+
+class IoEngine:
+    """The requests of one namespace, whatever becomes of its associations."""
+
+    def __init__(self, name: str, on_recheck: Callable[[str], None]) -> None:
+        """`on_recheck(reason)` asks for the namespace to be identified, then resumed again."""
+        self.state = _S.HELD
+        self.reason = "not connected yet"
+        self.last_error = ""
+        self._name = name
+        self._on_recheck = on_recheck
+        self._path: IoPath | None = None
+        self._order = 0
+        self._waiting: dict[int, IoRequest] = {}
+        self._ambiguous: dict[int, IoRequest] = {}
+        #: Writes acknowledged, and how many of them a completed Flush or FUA covers.
+        self._acknowledged = self._flushed = 0
+        self._volatile = False
+
+    @property
+    def path(self) -> IoPath | None:
+        """The way to the namespace, while there is one."""
+        return self._path
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for the namespace to be live."""
+        return len(self._waiting)
+
+    @property
+    def ambiguous(self) -> list[tuple[int, int]]:
+        """(SLBA, LBAs) of the ambiguous writes."""
+        return [(request.slba, request.nlb) for request in self._ambiguous.values()]
+
+    @property
+    def dirty(self) -> bool:
+        """True where acknowledged writes may still be in a volatile cache."""
+        return self._volatile and self._acknowledged != self._flushed
+
+    def next_order(self) -> int:
+        """The place of a new request in the order of arrival."""
+        self._order += 1
+        return self._order
+
+    # What the controller does with the namespace.
+
+    def hold(self, reason: str) -> None:
+        """Lets I/O wait; what is outstanding goes on."""
+        if self.state is not _S.GONE:
+            if self.state is not _S.HELD:
+                self._move(_S.HELD)
+            self.reason = reason
+
+    def lose_path(self) -> None:
+        """The association is over: called after `hold`, once all its commands have ended."""
+        self._path = None
+
+    def resume(self, path: IoPath) -> None:
+        """Lets a held namespace go, over `path`."""
+        self._path = path
+        self._volatile = path.can_flush
+        if self._ambiguous:
+            self.reason = "writes that were interrupted are being sent again"
+            self._move(_S.REPLAYING)
+            for order in sorted(self._ambiguous):
+                request = self._waiting.pop(order, None)
+                if request is not None and self.state is _S.REPLAYING:
+                    request.start(path)
+        else:
+            self._go_live()
+
+    def pause(self, reason: str) -> None:
+        """Lets I/O of a held namespace wait for a hand."""
+        self._move(_S.PAUSED)
+        self.reason = reason
+
+    def end(self, reason: str) -> None:
+        """The namespace is gone: all that waits fails."""
+        if self.state is _S.GONE:
+            return
+        self._move(_S.GONE)
+        self.reason = reason
+        waiting, self._waiting = self._waiting, {}
+        for order in sorted(waiting):
+            waiting[order].fail(NamespaceGoneError(f"{self._name}: {reason}"))
+
+    # What a request goes through.
+
+    async def perform(self, request: IoRequest) -> bool:
+        """Sees a request through; returns False where a `restarts` request was lost.
+
+        Raises `CommandError`, `DataDigestError` or `NamespaceGoneError`.  Where the wait is
+        cancelled, commands that are outstanding stay so: see `request.on_idle`.
+        """
+        try:
+            return await self._perform(request)
+        except BaseException:
+            self._waiting.pop(request.order, None)
+            self.settle(request.order)
+            raise
+
+    def settle(self, order: int) -> None:
+        """An ambiguous write has an outcome; the last one lets everything else go."""
+        if self._ambiguous.pop(order, None) is not None and not self._ambiguous:
+            if self.state is _S.REPLAYING:
+                self._go_live()
+
+    async def _perform(self, request: IoRequest) -> bool:
+        immediate = delayed = rechecks = 0
+        give_up_at: float | None = None
+        acknowledged = self._acknowledged
+        while True:
+            self._begin(request)
+            await request.wait()
+            if request.error is not None:
+                raise request.error
+            if request.lost:
+                if request.sent and request.kind in CHANGES:
+                    request.ambiguous = True
+                    self._ambiguous[request.order] = request
+                if request.restarts:
+                    return False
+                continue
+            if request.digest_error:
+                immediate += 1
+                if immediate > MAX_IMMEDIATE_RETRIES:
+                    self._fail(request, DataDigestError(self._describe(request, "data digest")))
+                continue
+            if not request.status:
+                self._acknowledge(request, acknowledged)
+                return True
+            status = Status.from_field(request.status)
+            error = CommandError(status, self._describe(request))
+            match action_for(status):
+                case Action.RETRY_NOW if immediate < MAX_IMMEDIATE_RETRIES:
+                    immediate += 1
+                case Action.RETRY_LATER if give_up_at is None or trio.current_time() < give_up_at:
+                    if give_up_at is None:
+                        give_up_at = trio.current_time() + RETRY_LIMIT_S
+                    self.last_error = f"retrying: {error}"
+                    path = self._path
+                    crdt_s = path.crdt_s if path is not None else (0.0, 0.0, 0.0)
+                    await trio.sleep(retry_delay_s(status, delayed, crdt_s))
+                    delayed += 1
+                case Action.WAIT if rechecks < _MAX_RECHECKS or (
+                    status.code != INVALID_NAMESPACE.code
+                ):
+                    rechecks += 1
+                    if self.state in (_S.LIVE, _S.REPLAYING):
+                        self.last_error = str(error)
+                        self.hold(f"waiting: {error}")
+                        self._on_recheck(str(error))
+                case _:
+                    self._fail(request, error)
+
+    def _begin(self, request: IoRequest) -> None:
+        state = self.state
+        if state is _S.LIVE or (state is _S.REPLAYING and request.ambiguous):
+            assert self._path is not None
+            request.start(self._path)
+        elif state is _S.GONE:
+            raise NamespaceGoneError(f"{self._name}: {self.reason}")
+        else:
+            request.finished = False
+            self._waiting[request.order] = request
+
+    def _acknowledge(self, request: IoRequest, acknowledged_at_start: int) -> None:
+        if request.kind in CHANGES:
+            self._acknowledged += 1
+            if request.fua and self._flushed == self._acknowledged - 1:
+                self._flushed = self._acknowledged
+            if request.ambiguous:
+                self.settle(request.order)
+        elif request.kind is Kind.FLUSH:
+            self._flushed = max(self._flushed, acknowledged_at_start)
+
+    def _go_live(self) -> None:
+        self._move(_S.LIVE)
+        self.reason = ""
+        path = self._path
+        assert path is not None
+        for order in sorted(self._waiting):
+            if self.state is not _S.LIVE:
+                return
+            self._waiting.pop(order).start(path)
+
+    def _fail(self, request: IoRequest, error: Exception) -> None:
+        self.last_error = str(error)
+        raise error
+
+    def _describe(self, request: IoRequest, what: str = "") -> str:
+        where = f" of LBAs {request.slba}+{request.nlb}" if request.nlb else ""
+        return f"{self._name}: {request.kind.value}{where}{': ' + what if what else ''}"
+
+    def _move(self, new: NamespaceState) -> None:
+        self.state = moved(NAMESPACE_TRANSITIONS, self.state, new)

@@ -1,0 +1,203 @@
+"""One I/O request: cut into commands by the limits of the moment, done when all have ended.
+
+A request belongs to the task that waits for it, but its commands do not: they end by themselves,
+and with them what they hold, also when nobody waits any more.
+"""
+
+import enum
+from collections.abc import Callable
+
+import trio
+
+from nvmf_transport.nvme import NvmOpcode
+from nvmf_transport.wire import Buffer
+
+from .io_path import IoPath, dsm_sqe, io_sqe, pack_dsm_ranges, rw_cdw12
+from .qpair import Command
+
+
+class Kind(enum.Enum):
+    """What a request does; the value names it in messages."""
+
+    READ = "read"
+    WRITE = "write"
+    FLUSH = "flush"
+    WRITE_ZEROES = "write-zeroes"
+    DEALLOCATE = "deallocate"
+
+
+#: Kinds that change data, and so are ambiguous when sent and not answered.
+CHANGES = frozenset({Kind.WRITE, Kind.WRITE_ZEROES, Kind.DEALLOCATE})
+
+
+class IoRequest:
+    """`start` sends it; `wait` returns when every command of this attempt has ended.
+
+    `data` is read from or written to until then.  `order` is that of arrival.
+    """
+
+    __slots__ = (
+        "ambiguous",
+        "data",
+        "deallocate",
+        "digest_error",
+        "error",
+        "finished",
+        "fua",
+        "kind",
+        "lba_bytes",
+        "lost",
+        "nlb",
+        "on_idle",
+        "order",
+        "outstanding",
+        "ranges",
+        "restarts",
+        "sent",
+        "slba",
+        "status",
+        "task",
+    )
+
+    def __init__(
+        self,
+        kind: Kind,
+        order: int,
+        slba: int = 0,
+        nlb: int = 0,
+        *,
+        lba_bytes: int = 0,
+        data: Buffer | None = None,
+        fua: bool = False,
+        deallocate: bool = False,
+        ranges: list[tuple[int, int]] | None = None,
+        restarts: bool = False,
+        ambiguous: bool = False,
+    ) -> None:
+        self.kind = kind
+        self.order = order
+        self.slba = slba
+        self.nlb = nlb
+        self.lba_bytes = lba_bytes
+        self.data = None if data is None else memoryview(data)
+        self.fua = fua
+        self.deallocate = deallocate
+        self.ranges = ranges
+        #: The caller begins again where an attempt was lost, rather than this request being resent.
+        self.restarts = restarts
+        #: Sent and not answered on an association that ended: goes first when I/O resumes.
+        self.ambiguous = ambiguous
+        self.outstanding = 0
+        self.finished = False
+        self.lost = False
+        self.sent = False
+        self.digest_error = False
+        #: The first bad status of the attempt, without phase tag; 0 for none.
+        self.status = 0
+        #: Set where the request is failed from outside, while it waits.
+        self.error: Exception | None = None
+        self.task: trio.lowlevel.Task | None = None
+        self.on_idle: Callable[[], None] | None = None
+
+    def start(self, path: IoPath) -> None:
+        """Sends the commands of this request; may finish at once."""
+        self.finished = self.lost = self.digest_error = False
+        self.status = 0
+        commands = self._commands(path)
+        self.outstanding = len(commands)
+        if not commands:
+            self._end()
+        for command in commands:
+            path.queue().submit(command)
+
+    def fail(self, error: Exception) -> None:
+        """Ends a request that is not outstanding."""
+        self.error = error
+        self._end()
+
+    async def wait(self) -> None:
+        """Waits for the end of the attempt.  Cancelling abandons the wait, not the commands."""
+        if not self.finished:
+            self.task = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._abandon)
+
+    def _abandon(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        self.task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _commands(self, path: IoPath) -> list[Command]:
+        done = self._part_done
+        nsid = path.nsid
+        match self.kind:
+            case Kind.READ:
+                return [
+                    Command(
+                        io_sqe(NvmOpcode.READ, nsid, slba, nlb - 1), done, data_in=self._slice(slba, nlb)
+                    )
+                    for slba, nlb in self._parts(path)
+                ]
+            case Kind.WRITE:
+                return [
+                    Command(
+                        io_sqe(NvmOpcode.WRITE, nsid, slba, rw_cdw12(nlb, fua=self.fua)),
+                        done,
+                        data_out=self._slice(slba, nlb),
+                    )
+                    for slba, nlb in self._parts(path)
+                ]
+            case Kind.FLUSH:
+                # Without a volatile cache there is nothing to flush; that it waits is what counts.
+                return [Command(io_sqe(NvmOpcode.FLUSH, nsid, 0), done)] if path.can_flush else []
+            case Kind.WRITE_ZEROES:
+                return [
+                    Command(
+                        io_sqe(
+                            NvmOpcode.WRITE_ZEROES,
+                            nsid,
+                            slba,
+                            rw_cdw12(nlb, fua=self.fua, deallocate=self.deallocate),
+                        ),
+                        done,
+                    )
+                    for slba, nlb in path.split(self.slba, self.nlb)
+                ]
+            case Kind.DEALLOCATE:
+                ranges = self.ranges or []
+                return [
+                    Command(dsm_sqe(nsid, len(ranges)), done, data_out=pack_dsm_ranges(ranges))
+                ]
+
+    def _parts(self, path: IoPath) -> list[tuple[int, int]]:
+        if path.fits(self.slba, self.nlb):
+            return [(self.slba, self.nlb)]
+        return path.split(self.slba, self.nlb)
+
+    def _slice(self, slba: int, nlb: int) -> memoryview:
+        assert self.data is not None
+        if nlb == self.nlb:
+            return self.data
+        start = (slba - self.slba) * self.lba_bytes
+        return self.data[start : start + nlb * self.lba_bytes]
+
+    def _part_done(self, command: Command) -> None:
+        response = command.response
+        if response is None:
+            self.lost = True
+            self.sent = self.sent or command.sent
+        else:
+            self.sent = True
+            if response.digest_error:
+                self.digest_error = True
+            elif response.status and not self.status:
+                self.status = response.status
+        self.outstanding -= 1
+        if not self.outstanding:
+            self._end()
+
+    def _end(self) -> None:
+        self.finished = True
+        if self.task is not None:
+            task, self.task = self.task, None
+            trio.lowlevel.reschedule(task)
+        elif self.on_idle is not None:
+            self.on_idle()

@@ -1,0 +1,218 @@
+"""One qpair of the host: CIDs, the queue's bound, and who waits for which completion.
+
+A CID belongs to the controller until its completion arrives (or the queue is dead): cancelling the
+wait for a command frees neither the CID nor the data buffer.  Commands beyond the queue's bound
+wait here, in order, and are *not sent* as far as anybody asks.
+"""
+
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import attrs
+import trio
+
+from nvmf_transport.capsule import CommandCapsule, ResponseCapsule
+from nvmf_transport.errors import (
+    CommandError,
+    ConnectionLostError,
+    DataDigestError,
+    NotConnectedError,
+    OutcomeUnknownError,
+    RemoteProtocolError,
+    TransportError,
+)
+from nvmf_transport.interfaces import HostQueuePair
+from nvmf_transport.status import Status
+from nvmf_transport.wire import Buffer
+
+_CID: Final = struct.Struct("<H")
+
+
+@attrs.define(eq=False)
+class Command:
+    """A command on its way.  `done` is called once, when there is a response or never will be.
+
+    Then `response` is None where the queue died first; `sent` tells whether the controller may
+    have received the command (it is *ambiguous*), or cannot have.
+    """
+
+    sqe: bytearray
+    done: Callable[["Command"], None]
+    data_out: Buffer | None = None
+    data_in: memoryview | None = None
+    response: ResponseCapsule | None = None
+    sent: bool = False
+
+
+class HostQueue:
+    """A qpair after initialisation; `run` must be running for commands to complete."""
+
+    def __init__(
+        self,
+        qpair: HostQueuePair,
+        *,
+        qid: int,
+        entries: int,
+        max_outstanding: int | None = None,
+        keep_one: bool = False,
+    ) -> None:
+        """`entries` is the queue's size; `max_outstanding` a further bound, such as MAXCMD.
+
+        With `keep_one`, one CID is kept for commands submitted as urgent: Keep Alive.
+        """
+        self.qid = qid
+        self.entries = entries
+        self.sq_flow_control = False
+        self.commands = 0
+        self.last_submit_at = self.last_completion_at = trio.current_time()
+        self.error: TransportError | None = None
+        self._qpair = qpair
+        slots = entries - 1 if max_outstanding is None else min(entries - 1, max_outstanding)
+        self._slots: list[Command | None] = [None] * max(1, slots)
+        self._free = deque(range(len(self._slots)))
+        self._keeps_one = keep_one and slots > 1
+        self._kept: int | None = self._free.pop() if self._keeps_one else None
+        self._waiting: deque[Command] = deque()
+
+    @property
+    def qpair(self) -> HostQueuePair:
+        """The transport's end."""
+        return self._qpair
+
+    @property
+    def outstanding(self) -> int:
+        """Commands sent and not answered."""
+        kept_free = 0 if self._kept is None else 1
+        return len(self._slots) - len(self._free) - kept_free
+
+    @property
+    def waiting(self) -> int:
+        """Commands that wait for a CID."""
+        return len(self._waiting)
+
+    def submit(self, command: Command, *, urgent: bool = False) -> None:
+        """Sends a command, or keeps it until a CID is free.  Never blocks.
+
+        On a dead queue `command.done` is called at once, with `sent` False.
+        """
+        if self.error is not None:
+            command.done(command)
+        elif self._free:
+            self._send(command, self._free.popleft())
+        elif urgent and self._kept is not None:
+            cid, self._kept = self._kept, None
+            self._send(command, cid)
+        else:
+            self._waiting.append(command)
+
+    async def execute(
+        self,
+        sqe: bytearray,
+        *,
+        data_out: Buffer | None = None,
+        data_in: memoryview | None = None,
+        name: str = "command",
+        urgent: bool = False,
+    ) -> ResponseCapsule:
+        """Runs one command to its end; the response has status 0.
+
+        Raises `CommandError`, `DataDigestError`, `NotConnectedError` (never sent) or
+        `OutcomeUnknownError` (sent, and the queue died).  Cancelling abandons the wait only.
+        """
+        task = trio.lowlevel.current_task()
+        parked = abandoned = False
+
+        def done(_command: Command) -> None:
+            if parked and not abandoned:
+                trio.lowlevel.reschedule(task)
+
+        def abandon(_raise_cancel: object) -> trio.lowlevel.Abort:
+            nonlocal abandoned
+            abandoned = True
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        command = Command(sqe, done, data_out, data_in)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self.submit(command, urgent=urgent)
+        if command.response is None and self.error is None:
+            parked = True
+            await trio.lowlevel.wait_task_rescheduled(abandon)
+        response = command.response
+        if response is None:
+            if command.sent:
+                raise OutcomeUnknownError(f"{name}: outcome unknown: {self.error}")
+            raise NotConnectedError(f"{name}: not connected: {self.error}")
+        if response.digest_error:
+            raise DataDigestError(f"{name}: the data digest does not match")
+        if response.status:
+            raise CommandError(
+                Status.from_field(response.status), name, result=response.result
+            )
+        return response
+
+    async def run(self) -> None:
+        """Receives completions until the queue is dead; raises the `TransportError`.
+
+        The owner then calls `kill`, once whoever must know first does.
+        """
+        receive = self._qpair.receive
+        complete = self._complete
+        while True:
+            complete(await receive())
+
+    def kill(self, error: TransportError | None = None) -> None:
+        """Ends every command of a queue that will receive no more, in the order of submission."""
+        if self.error is not None:
+            return
+        self.error = error or ConnectionLostError("the association was closed")
+        ended = [command for command in self._slots if command is not None]
+        ended += self._waiting
+        self._waiting.clear()
+        self._slots = []
+        self._free.clear()
+        self._kept = None
+        for command in ended:
+            command.done(command)
+
+    def _send(self, command: Command, cid: int) -> None:
+        self._slots[cid] = command
+        _CID.pack_into(command.sqe, 2, cid)
+        command.sent = True
+        self.commands += 1
+        self.last_submit_at = trio.current_time()
+        self._qpair.transmit(CommandCapsule(command.sqe, cid, command.data_out, command.data_in))
+
+    def _complete(self, response: ResponseCapsule) -> None:
+        cid = response.cid
+        command = self._slots[cid] if cid < len(self._slots) else None
+        if command is None:
+            raise RemoteProtocolError(
+                f"queue {self.qid}: a completion for CID {cid}, which is not outstanding"
+            )
+        if self.sq_flow_control and response.sqhd is not None and response.sqhd >= self.entries:
+            raise RemoteProtocolError(
+                f"queue {self.qid}: SQHD {response.sqhd} in a queue of {self.entries} entries"
+            )
+        data_in = command.data_in
+        if (
+            data_in is not None
+            and not response.status
+            and not response.digest_error
+            and response.data_bytes != len(data_in)
+        ):
+            raise RemoteProtocolError(
+                f"queue {self.qid}: success with {response.data_bytes} bytes of data, "
+                f"{len(data_in)} were asked for"
+            )
+        self._slots[cid] = None
+        self.last_completion_at = trio.current_time()
+        command.response = response
+        if self._keeps_one and self._kept is None:
+            self._kept = cid
+        elif self._waiting:
+            self._send(self._waiting.popleft(), cid)
+        else:
+            self._free.append(cid)
+        command.done(command)

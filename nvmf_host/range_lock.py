@@ -1,0 +1,128 @@
+"""Serialises writes of one namespace that overlap, in the order of their arrival.
+
+Every write, zeroing and deallocation holds its LBAs from arrival until its outcome is known, and
+an unaligned write holds them from its read on.  So no two overlapping writes are ever outstanding:
+whichever is sent again after a loss, nothing newer can lie under it.
+
+A newcomer waits for every older holder or waiter that it overlaps; since that order is the order
+of arrival, it cannot deadlock.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import attrs
+import trio
+
+#: Held ranges are found by the pieces of this many LBAs that they touch.
+_PIECE_SHIFT: Final = 8
+#: A range that touches more pieces is kept apart and compared with everything.
+_MAX_PIECES: Final = 64
+
+
+@attrs.define(eq=False)
+class Held:
+    """LBAs `start` to `end` (exclusive), held or waited for."""
+
+    start: int
+    end: int
+    order: int
+    blockers: int = 0
+    dependents: "list[Held]" = attrs.field(factory=list)
+    granted: Callable[[], None] | None = None
+    barrier: bool = False
+
+
+class RangeLock:
+    """The ranges of one namespace.  Synchronous but for `acquire` and `drain`."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[int, dict[Held, None]] = {}
+        self._wide: dict[Held, None] = {}
+        self._all: dict[Held, None] = {}
+        self._order = 0
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def enter(self, start: int, end: int) -> Held:
+        """Takes a place in line; it holds once `blockers` is 0.  Undone by `release`."""
+        self._order += 1
+        held = Held(start, end, self._order)
+        keys = self._keys(held)
+        if keys is None:
+            rivals: set[Held] = {other for other in self._all if _overlap(held, other)}
+            self._wide[held] = None
+        else:
+            rivals = {other for other in self._wide if _overlap(held, other)} if self._wide else set()
+            pieces = self._pieces
+            for key in keys:
+                piece = pieces.get(key)
+                if piece is None:
+                    pieces[key] = {held: None}
+                    continue
+                for other in piece:
+                    if other.start < end and start < other.end:
+                        rivals.add(other)
+                piece[held] = None
+        for other in rivals:
+            other.dependents.append(held)
+        held.blockers = len(rivals)
+        self._all[held] = None
+        return held
+
+    def release(self, held: Held) -> None:
+        """Gives a range, or a place in line, back."""
+        if self._all.pop(held, _GONE) is _GONE:
+            return
+        keys = self._keys(held)
+        if keys is None:
+            self._wide.pop(held, None)
+        else:
+            for key in keys:
+                piece = self._pieces[key]
+                del piece[held]
+                if not piece:
+                    del self._pieces[key]
+        for dependent in held.dependents:
+            dependent.blockers -= 1
+            if not dependent.blockers and dependent.granted is not None:
+                dependent.granted()
+        held.dependents.clear()
+
+    async def wait(self, held: Held) -> None:
+        """Waits until `held` holds.  Where the wait is cancelled the place in line is given back."""
+        if not held.blockers:
+            return
+        event = trio.Event()
+        held.granted = event.set
+        try:
+            await event.wait()
+        except trio.Cancelled:
+            self.release(held)
+            raise
+
+    async def drain(self) -> None:
+        """Waits until everything that is in line now has been released."""
+        older = list(self._all)
+        if not older:
+            return
+        barrier = Held(0, 0, 0, barrier=True)
+        event = trio.Event()
+        barrier.granted = event.set
+        barrier.blockers = len(older)
+        for held in older:
+            held.dependents.append(barrier)
+        # Left behind by a cancellation, the barrier is counted down by its blockers and forgotten.
+        await event.wait()
+
+    def _keys(self, held: Held) -> range | None:
+        first, last = held.start >> _PIECE_SHIFT, (held.end - 1) >> _PIECE_SHIFT
+        return None if last - first >= _MAX_PIECES else range(first, last + 1)
+
+
+def _overlap(one: Held, other: Held) -> bool:
+    return one.start < other.end and other.start < one.end
+
+
+_GONE: Final = object()

@@ -1,0 +1,54 @@
+"""The orderly end of I/O: what runs ends, what is unflushed is flushed."""
+
+from collections.abc import Iterable
+from typing import Final
+
+import trio
+
+from nvmf_transport.errors import NvmfError
+from nvmf_transport.nvme import NvmOpcode
+
+from .association import Association
+from .io_path import io_sqe
+from .namespace import Namespace
+
+#: How long commands under way, and then each Flush, may take.
+_IDLE_S: Final = 3.0
+_FLUSH_S: Final = 5.0
+_POLL_S: Final = 0.01
+
+
+async def wait_idle(association: Association) -> None:
+    """Waits for the I/O commands that are outstanding, for a while."""
+    with trio.move_on_after(_IDLE_S):
+        while any(queue.outstanding or queue.waiting for queue in association.io):
+            await trio.sleep(_POLL_S)
+
+
+async def flush_all(association: Association, namespaces: Iterable[Namespace]) -> list[str]:
+    """Flushes every namespace with unflushed writes; returns what went wrong."""
+    problems: list[str] = []
+    deadline = trio.current_time() + _FLUSH_S
+
+    async def flush(namespace: Namespace) -> None:
+        path = namespace.engine.path
+        if path is None or not path.can_flush or not association.io:
+            return
+        problem: str | None = "Flush took too long"
+        with trio.move_on_at(deadline):
+            try:
+                await association.io[0].execute(
+                    io_sqe(NvmOpcode.FLUSH, namespace.nsid, 0), name="Flush"
+                )
+            except NvmfError as error:
+                problem = str(error)
+            else:
+                problem = None
+        if problem is not None:
+            problems.append(f"{namespace.name}: acknowledged writes may not be durable: {problem}")
+
+    async with trio.open_nursery() as nursery:
+        for namespace in namespaces:
+            if namespace.engine.dirty:
+                nursery.start_soon(flush, namespace)
+    return problems
