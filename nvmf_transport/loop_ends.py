@@ -27,7 +27,7 @@ from .loop_pipe import (
     ReadyToTransfer,
 )
 from .nvme import FLAGS_SGL, SglId, SubmissionEntry
-from .status import DATA_SGL_LENGTH_INVALID, SGL_OFFSET_INVALID, Status
+from .status import DATA_SGL_LENGTH_INVALID, INVALID_FIELD, Status
 from .wire import Buffer
 
 #: Fatal Error Status: Data Transfer Out of Range, PDU Sequence Error (NVMe/TCP, section 3.6.2.3).
@@ -245,11 +245,12 @@ class LoopControllerQueuePair(_End):
         command = ReceivedCommand(
             message.sqe, message.cid, sgl_length, message.in_capsule_data, self._connection.fault()
         )
-        in_capsule = message.in_capsule_data
-        if in_capsule is not None and len(in_capsule) > self._in_capsule_bytes:
-            command.fault = SGL_OFFSET_INVALID.with_dnr()
+        if message.in_capsule_data is not None:
+            if len(message.in_capsule_data) > self._in_capsule_bytes:
+                command.fault = DATA_SGL_LENGTH_INVALID.with_dnr()
         elif sgl_length > self._params.max_transfer_bytes:
-            command.fault = DATA_SGL_LENGTH_INVALID.with_dnr()
+            # What MDTS asks for (Base 2.1, section 5.1.13).
+            command.fault = INVALID_FIELD.with_dnr()
         self._spoiled_cids.discard(message.cid)
         if message.spoiled:
             self._spoiled_cids.add(message.cid)

@@ -251,9 +251,9 @@ async def test_limits_are_faults_of_the_command():
     assert pair.controller.limits.in_capsule_bytes == 100
     assert faults == [
         None,
-        status.SGL_OFFSET_INVALID.with_dnr(),
-        None,
         status.DATA_SGL_LENGTH_INVALID.with_dnr(),
+        None,
+        status.INVALID_FIELD.with_dnr(),
     ]
 
 
