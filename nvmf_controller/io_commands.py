@@ -250,7 +250,11 @@ class IoQueue(Queue):
         deallocate = (slba >> 32) & DSM_AD
         if deallocate:
             _check_writable(namespace)
-        data = await self.receive_data(command, count * DsmRange.SIZE)
+        length = count * DsmRange.SIZE
+        # Linux always sends room for 256 ranges, whatever their number.
+        if not length <= command.transfer_bytes <= DsmRange.MAX_RANGES * DsmRange.SIZE:
+            raise CommandError(_LENGTH_DNR)
+        data = memoryview(await self.qpair.receive_data(command))[:length]
         ranges = [
             self._range(namespace, start, blocks)
             for _, blocks, start in _DSM_RANGE.iter_unpack(data)

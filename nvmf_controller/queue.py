@@ -18,7 +18,6 @@ from nvmf_transport.interfaces import ControllerQueuePair
 from nvmf_transport.nvme import CompletionEntry
 from nvmf_transport.status import (
     COMMAND_ID_CONFLICT,
-    DATA_SGL_LENGTH_INVALID,
     INTERNAL_ERROR,
     TRANSIENT_TRANSPORT_ERROR,
     Status,
@@ -107,15 +106,6 @@ class Queue(abc.ABC):
         """Completes a command successfully with its data, all of what it asked for."""
         if not await self.qpair.send_data(command, (data,), complete=True):
             self.respond(command.cid)
-
-    async def receive_data(self, command: ReceivedCommand, length_bytes: int) -> Buffer:
-        """The data of a command, which must have this length; bounded by the memory budget.
-
-        For use inside `start`: the loop that takes commands drives the transfer.
-        """
-        if command.transfer_bytes != length_bytes:
-            raise CommandError(DATA_SGL_LENGTH_INVALID.with_dnr())
-        return await self.qpair.receive_data(command)
 
     def start(
         self,

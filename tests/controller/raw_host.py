@@ -77,7 +77,9 @@ class Queue:
     def answered(self, cid: int) -> bool:
         return cid in self._answers
 
-    async def command(self, sqe: bytes, *, write=None, read_bytes=0):
+    async def command(
+        self, sqe: bytes, *, write=None, read_bytes=0
+    ) -> tuple[Status, int, bytes]:
         """Sends a command and returns its status, result and data."""
         cid, data = self.send(sqe, write=write, read_bytes=read_bytes)
         response = await self.answer(cid)

@@ -161,13 +161,20 @@ async def test_one_bad_range_deallocates_nothing(namespace):
 
 
 async def test_256_ranges(namespace):
-    lba = namespace.lba_bytes
     async with target(namespace) as t, t.both() as (_, io):
         sqe, ranges = dsm(*[(0, 1)] * 256)
         await io.ok(sqe, write=ranges)
         status, _, _ = await io.command(sqe, write=ranges[:-16])
         assert status == DATA_SGL_LENGTH_INVALID.with_dnr()
-        assert lba
+
+
+async def test_room_for_more_ranges_than_there_are(namespace):
+    lba = namespace.lba_bytes
+    async with target(namespace) as t, t.both() as (_, io):
+        await io.write(0, b"x" * 2 * lba, lba_bytes=lba)
+        sqe, ranges = dsm((0, 1))
+        await io.ok(sqe, write=ranges.ljust(4096, b"\xff"))
+        assert (await io.read(0, 2, lba_bytes=lba))[1] == bytes(lba) + b"x" * lba
 
 
 async def test_flush_and_verify(namespace):
