@@ -31,8 +31,9 @@ MAX_TASKS: Final = 2 * mount.MAX_BACKGROUND
 #: malloc returns the buffer of a 1 MiB request at once, and still keeps that of 128 KiB.
 _MMAP_THRESHOLD_BYTES: Final = 512 * 1024
 
-#: All of the orderly end; the host has most of it, then its errors have to reach their callers.
+#: The host has this long to come to its end; ten seconds is all there is.
 _CLOSE_S: Final = 9.0
+#: Then its errors have this long to reach their callers.
 _DRAIN_S: Final = 0.5
 
 
@@ -46,6 +47,7 @@ class Daemon:
     allow_other: bool = False
     #: Makes the first connections; `ready` waits for it.
     connect: Callable[[], Awaitable[None]] | None = None
+    close_s: float = _CLOSE_S
 
     async def run(self) -> int:
         """Serves until a signal or an unmount from outside; returns the exit code.
@@ -110,10 +112,10 @@ class Daemon:
         notify_service_manager("STOPPING=1")
         operations.refuse_opens()
         problems = [f"serving ended: {serving.error}"] if serving.error else []
-        with trio.move_on_after(_CLOSE_S) as closing:
+        with trio.move_on_after(self.close_s) as closing:
             problems += await self.host.close()
         if closing.cancelled_caught:
-            problems.append(f"the host did not come to its end in {_CLOSE_S:g} s")
+            problems.append(f"the host did not come to its end in {self.close_s:g} s")
         # What waited has failed; let the answers out before the mount goes.
         with trio.move_on_after(_DRAIN_S):
             await serving.drain()

@@ -4,6 +4,7 @@ nvme0 has two namespaces and nvme1 one.
 """
 
 import logging
+import os
 import sys
 
 import trio
@@ -20,7 +21,8 @@ async def _run(directory: str) -> int:
     host.add("nvme1ns1", 8 << 20)
     point = mount.choose(directory, {}, 0)
     mount.prepare(point)
-    return await Daemon(host, FakeControl(host), point).run()
+    close_s = float(os.environ.get("CLOSE_S", "9"))
+    return await Daemon(host, FakeControl(host), point, close_s=close_s).run()
 
 
 def main() -> int:

@@ -236,12 +236,6 @@ class FakeSession:
     def echo(self, text: str) -> str:
         return text
 
-    def nothing(self) -> None:
-        """Answers, with nothing in it."""
-
-    def silent(self) -> None:
-        """Is answered like all others; see `quiet`."""
-
     def pause(self, name: str) -> None:
         self.host.find(name).pause()
 

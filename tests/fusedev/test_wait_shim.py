@@ -1,0 +1,193 @@
+"""The replacement of `trio` inside pyfuse3: its lock, its waiting, and when it is used."""
+
+import os
+
+import pyfuse3
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusedev import wait_shim
+
+
+@pytest.fixture(autouse=True)
+def stock_afterwards():
+    yield
+    pyfuse3.trio = trio  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def pipe():
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+def test_shim_is_installed_for_a_version_it_was_tried_with(monkeypatch):
+    monkeypatch.delenv(wait_shim.SWITCH, raising=False)
+    monkeypatch.setattr(pyfuse3, "__version__", "3.5.0")
+    assert wait_shim.install()
+    assert pyfuse3.trio is not trio  # type: ignore[attr-defined]
+
+
+def test_stock_trio_stays_for_any_other_version(monkeypatch):
+    monkeypatch.delenv(wait_shim.SWITCH, raising=False)
+    monkeypatch.setattr(pyfuse3, "__version__", "99.0")
+    assert not wait_shim.install()
+    assert pyfuse3.trio is trio  # type: ignore[attr-defined]
+
+
+def test_stock_trio_stays_where_the_environment_says_so(monkeypatch):
+    monkeypatch.setenv(wait_shim.SWITCH, "1")
+    assert not wait_shim.install()
+    assert pyfuse3.trio is trio  # type: ignore[attr-defined]
+
+
+def test_everything_else_is_trios(monkeypatch):
+    monkeypatch.delenv(wait_shim.SWITCH, raising=False)
+    wait_shim.install()
+    seen = pyfuse3.trio  # type: ignore[attr-defined]
+    assert seen.open_nursery is trio.open_nursery
+    assert seen.ClosedResourceError is trio.ClosedResourceError
+    assert seen.lowlevel.current_task is trio.lowlevel.current_task
+    assert seen.lowlevel.notify_closing is trio.lowlevel.notify_closing
+
+
+async def test_readable_descriptor_is_not_waited_for(pipe):
+    reader, writer = pipe
+    os.write(writer, b"x")
+    ran = False
+
+    def other() -> None:
+        nonlocal ran
+        ran = True
+
+    lowlevel = wait_shim._LowLevel()
+    trio.lowlevel.current_trio_token().run_sync_soon(other)
+    for _ in range(wait_shim.YIELD_EVERY - 1):
+        await lowlevel.wait_readable(reader)
+    assert not ran
+
+
+async def test_other_tasks_run_every_few_dozen_requests(pipe):
+    reader, writer = pipe
+    os.write(writer, b"x")
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    lowlevel = wait_shim._LowLevel()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        for _ in range(10 * wait_shim.YIELD_EVERY):
+            await lowlevel.wait_readable(reader)
+        nursery.cancel_scope.cancel()
+    assert turns >= 8
+
+
+async def test_unreadable_descriptor_is_waited_for(pipe):
+    reader, writer = pipe
+    lowlevel = wait_shim._LowLevel()
+    done = trio.Event()
+
+    async def wait() -> None:
+        await lowlevel.wait_readable(reader)
+        done.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not done.is_set()
+        os.write(writer, b"x")
+
+
+async def test_a_descriptor_about_to_be_closed_ends_the_waiting(pipe):
+    reader, _ = pipe
+    lowlevel = wait_shim._LowLevel()
+
+    async def wait() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await lowlevel.wait_readable(reader)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        lowlevel.notify_closing(reader)
+
+
+async def test_a_free_lock_is_taken_without_yielding():
+    lock = wait_shim.Lock()
+    ran = False
+
+    def other() -> None:
+        nonlocal ran
+        ran = True
+
+    trio.lowlevel.current_trio_token().run_sync_soon(other)
+    for _ in range(1000):
+        async with lock:
+            pass
+    assert not ran
+
+
+@given(
+    # For each task: how many times it takes the lock, holds it over how many turns of the loop,
+    # works for how many outside it, and after how many turns it is cancelled (if at all).
+    tasks=st.lists(
+        st.tuples(
+            st.integers(1, 4),
+            st.integers(0, 3),
+            st.integers(0, 3),
+            st.none() | st.integers(0, 12),
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_one_task_at_a_time_holds_the_lock_and_none_is_left_waiting(tasks):
+    holders = 0
+
+    async def work(lock: wait_shim.Lock, times: int, held: int, outside: int) -> None:
+        nonlocal holders
+        for _ in range(times):
+            async with lock:
+                holders += 1
+                assert holders == 1
+                try:
+                    for _ in range(held):
+                        await trio.lowlevel.checkpoint()
+                finally:
+                    holders -= 1
+            for _ in range(outside):
+                await trio.lowlevel.checkpoint()
+
+    async def cancelled(scope: trio.CancelScope, turns: int | None) -> None:
+        if turns is not None:
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
+            scope.cancel()
+
+    async def scoped(scope: trio.CancelScope, lock: wait_shim.Lock, *arguments: int) -> None:
+        with scope:
+            await work(lock, *arguments)
+
+    async def main() -> None:
+        lock = wait_shim.Lock()
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                for times, held, outside, turns in tasks:
+                    scope = trio.CancelScope()
+                    nursery.start_soon(scoped, scope, lock, times, held, outside)
+                    nursery.start_soon(cancelled, scope, turns)
+        # Free again.
+        with trio.fail_after(5):
+            async with lock:
+                pass
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
