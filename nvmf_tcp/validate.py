@@ -141,6 +141,8 @@ def _data_digest_as_agreed(pdu: ReceivedHeader) -> bool:
 
 
 def _pdo_holds(pdu: ReceivedHeader) -> bool:
+    if pdu.known not in MAY_CARRY_DATA:
+        return True
     if pdu.pdo == 0:
         return not pdu.carries_data
     return pdu.head_bytes <= pdu.pdo <= pdu.plen and pdu.pdo % pdu.expected.alignment_bytes == 0
