@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 ERROR_LOG_ENTRIES: Final = 64
 ABORT_LIMIT: Final = 4
-#: LPA: Commands Supported and Effects log; Get Log Page with an offset.
-_LPA: Final = 1 << 1 | 1 << 2
+#: LPA: the Commands Supported and Effects log; Get Log Page with an offset.
+_LPA_EFFECTS: Final = 1 << 1
+_LPA_OFFSET: Final = 1 << 2
 #: FRMW: one firmware slot, read-only.
 _FRMW: Final = 1 | 1 << 1
 #: SGLS: SGLs of any length; the address may be an offset into the capsule; transport data blocks.
@@ -36,7 +37,7 @@ def controller_fields(subsystem: "Subsystem", association: "Association") -> dic
         "oaes": subsystem.events_offered,
         "ctratt": IdentifyController.CTRATT_HOSTID_128 | IdentifyController.CTRATT_TBKAS,
         "aerl": MAX_EVENT_REQUESTS - 1,
-        "lpa": _LPA,
+        "lpa": _LPA_OFFSET,
         "elpe": ERROR_LOG_ENTRIES - 1,
         "kas": KAS_UNITS,
         "maxcmd": config.max_queue_entries,
@@ -52,8 +53,10 @@ def identify_io_controller(
     subsystem: "Subsystem", association: "Association", *, namespaces: int
 ) -> bytes:
     """Identify Controller of an I/O controller."""
+    fields = controller_fields(subsystem, association)
+    fields["lpa"] |= _LPA_EFFECTS
     return IdentifyController(
-        **controller_fields(subsystem, association),
+        **fields,
         # The subsystem may have several controllers, one for each association.
         cmic=1 << 1,
         cntrltype=IdentifyController.TYPE_IO,

@@ -28,6 +28,7 @@ from nvmf_transport.interfaces import Endpoint, HostQueuePair, HostQueueParams
 from nvmf_transport.loop import LoopTransport
 from nvmf_transport.nvme import AdminOpcode, Cc, FeatureId, NvmOpcode, Property, SubmissionEntry
 from nvmf_transport.status import Status
+from tests.controller.stores import SlowStore
 
 SUBNQN = "nqn.2024-01.org.example:disks"
 HOSTNQN = "nqn.2024-01.org.example:host"
@@ -77,9 +78,7 @@ class Queue:
     def answered(self, cid: int) -> bool:
         return cid in self._answers
 
-    async def command(
-        self, sqe: bytes, *, write=None, read_bytes=0
-    ) -> tuple[Status, int, bytes]:
+    async def command(self, sqe: bytes, *, write=None, read_bytes=0) -> tuple[Status, int, bytes]:
         """Sends a command and returns its status, result and data."""
         cid, data = self.send(sqe, write=write, read_bytes=read_bytes)
         response = await self.answer(cid)
@@ -236,7 +235,13 @@ async def target(
             [Address("controller", 0)],
             discovery_addresses=[Address("controller", 8009)] if discovery else [],
         ) as server:
-            yield Target(transport, server, nursery)
+            try:
+                yield Target(transport, server, nursery)
+            finally:
+                # A test that failed must not wait for its own slow store.
+                for namespace in subsystem:
+                    if isinstance(namespace.store, SlowStore):
+                        namespace.store.gate.set()
         subsystem.close()
         nursery.cancel_scope.cancel()
 
