@@ -24,6 +24,7 @@ from nvmf_transport.errors import (
 from nvmf_transport.wire import Buffer
 
 from .connection import TcpConnection
+from .sockets import seconds
 
 EventT = TypeVar("EventT")
 
@@ -217,8 +218,7 @@ class Driver(Generic[EventT]):
                 raise
             return
         silent = HandshakeError(
-            f"no {waiting_for} within {trio.current_time() - started:.3g} s;"
-            " is that an NVMe/TCP port?"
+            f"no {waiting_for} within {seconds(deadline - started)}; is that an NVMe/TCP port?"
         )
         silent.step = HANDSHAKE_STEP
         raise silent

@@ -29,6 +29,11 @@ def unreachable(message: str, address: Address) -> UnreachableError:
     return error
 
 
+def seconds(duration_s: float) -> str:
+    """A time limit for a message."""
+    return f"{round(duration_s, 1):g} s"
+
+
 def require_port(address: Address) -> int:
     """The port of an address; `ConfigError` where it has none."""
     if address.port is None:
@@ -114,9 +119,8 @@ async def dial(endpoint: Endpoint, params: HostQueueParams, *, deadline: float) 
             with trio.move_on_at(deadline) as scope:
                 await trio.lowlevel.wait_writable(sock)
             if scope.cancelled_caught:
-                waited_s = trio.current_time() - started
                 raise unreachable(
-                    f"{endpoint}: no TCP connection within {waited_s:.3g} s;"
+                    f"{endpoint}: no TCP connection within {seconds(deadline - started)};"
                     " check the address, the port and any firewall",
                     endpoint.address,
                 )

@@ -20,6 +20,7 @@ from .sockets import (
     endpoint_of,
     local_endpoint,
     look_up,
+    seconds,
     set_options,
     sockaddr_of,
     unreachable,
@@ -53,8 +54,8 @@ class TcpTransport:
             if not endpoints:
                 raise unreachable(f"{address.host}: neither an IPv4 nor an IPv6 address", address)
             return endpoints
-        waited_s = trio.current_time() - started
-        raise unreachable(f"{address.host}: no answer to the look-up in {waited_s:.3g} s", address)
+        limit = seconds(deadline - started)
+        raise unreachable(f"{address.host}: no answer to the look-up within {limit}", address)
 
     @contextlib.asynccontextmanager
     async def connect(

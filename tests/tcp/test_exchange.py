@@ -261,6 +261,15 @@ def test_many_leftover_r2ts_are_forgotten_the_oldest_first(monkeypatch):
     assert len(pair.controller._r2ts) <= 11
 
 
+def test_many_capsules_with_data_pass_through_the_receive_buffer():
+    pair = Pair.make(data_digest=True)
+    data = [pattern(8000 + cid) for cid in range(100)]
+    for cid in range(100):
+        pair.host.send_command(write_command(cid, data[cid]))
+    pair.run()
+    assert [command.in_capsule_data for command in pair.commands] == data
+
+
 def test_large_payload_is_received_in_place():
     pair = Pair.make()
     target = bytearray(1 << 20)

@@ -83,7 +83,7 @@ def react(controller, events):
 
 def replay(connection, stream, cuts):
     """Feeds a stream, reacting to events as they come; returns what can be seen from outside."""
-    seen = []
+    seen: list[tuple[object, ...]] = []
     pieces = iter(cuts)
     error = None
     while stream and error is None:

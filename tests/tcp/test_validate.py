@@ -251,9 +251,7 @@ BREACHES = [
     [case[1:] for case in BREACHES],
     ids=[case[0] for case in BREACHES],
 )
-def test_a_breach_ends_the_connection_with_its_fes_and_fei(
-    receiver, stream, requirement, fes, fei
-):
+def test_a_breach_ends_the_connection_with_its_fes_and_fei(receiver, stream, requirement, fes, fei):
     connection = receiver()
     _, error = outcome(connection, stream)
     assert isinstance(error, RemoteProtocolError)
@@ -440,6 +438,7 @@ def test_data_that_comes_after_a_completed_read_is_a_breach():
     pair.controller.send_data(command, [bytes(100)], complete=True)
     pair.run()
     _, error = outcome(pair.host, c2h())
+    assert isinstance(error, RemoteProtocolError)
     assert (error.fes, error.fei) == (1, 8)
 
 
