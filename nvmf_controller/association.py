@@ -62,6 +62,8 @@ TRANSITIONS: Final = {
     State.ENDED: frozenset[State](),
 }
 _READY: Final = frozenset({State.ENABLED, State.RESETTING, State.SHUTTING_DOWN, State.SHUT_DOWN})
+#: No I/O command is begun any more.
+_STOPPING: Final = frozenset({State.RESETTING, State.SHUTTING_DOWN, State.ENDING})
 
 
 class Association:
@@ -137,6 +139,9 @@ class Association:
         assert state in TRANSITIONS[self.state], f"{self.state} -> {state}"
         _log.debug("%s: %s -> %s", self, self.state.name, state.name)
         self.state = state
+        if state in _STOPPING:
+            for queue in self.io_queues:
+                queue.stop()
         self._changed.set()
         self._changed = trio.Event()
 
@@ -180,17 +185,12 @@ class Association:
             return
         _log.info("%s ends: %s", self, reason)
         self.set_state(State.ENDING)
-        self._stop_io()
         if self._admin is not None:
             self._admin.stop()
 
     def enable(self) -> None:
         """CC.EN was set: there is nothing to get ready."""
         self.set_state(State.ENABLED)
-
-    def _stop_io(self) -> None:
-        for queue in self.io_queues:
-            queue.stop()
 
     async def run(self) -> None:
         """Keeps the timers and carries out resets and shutdowns, until the association ends.
@@ -221,7 +221,6 @@ class Association:
                     return
 
     async def _drain(self, changed: trio.Event) -> None:
-        self._stop_io()
         while self._io_queues and not changed.is_set():
             await self._io_gone.wait()
 

@@ -1,8 +1,8 @@
 """What admin and I/O queues have in common: taking commands, answering, and ending safely.
 
-Every command that must wait is a task of its own in the queue's nursery; `run` returns when all of
-them have ended, and a task in a thread cannot be cancelled.  That is how "no command of this queue
-can touch the medium any more" is known.
+Every command that must wait is a task of its own; `hold_commands` returns when all of them have
+ended, and a task in a thread cannot be cancelled.  That is how "no command of this queue can touch
+the medium any more" is known.
 """
 
 import abc
@@ -51,7 +51,8 @@ class Queue(abc.ABC):
         self.sq_flow_control = sq_flow_control
         self.debug = _log.isEnabledFor(logging.DEBUG)
         self.statistics = association.subsystem.statistics
-        self._scope = trio.CancelScope()
+        self._taking = trio.CancelScope()
+        self._commands = trio.CancelScope()
         #: Commands that run as tasks, by CID; a scope where Abort may still stop them.
         self._running: dict[int, trio.CancelScope | None] = {}
         # CONNECT was the first entry of the queue.
@@ -62,22 +63,34 @@ class Queue(abc.ABC):
         """Takes commands until the queue is dead."""
 
     def stop(self) -> None:
-        """Takes no further command and begins nothing; `run` returns after the last one."""
-        self._scope.cancel()
+        """Takes no further command and begins nothing; those in threads run to their end."""
+        self._taking.cancel()
+        self._commands.cancel()
 
-    async def run(self) -> None:
-        """Serves the queue until its connection is lost or `stop`, and all commands have ended."""
-        self.association.add_queue(self)
+    async def run(self, nursery: trio.Nursery) -> None:
+        """Takes commands until the connection is lost or `stop`; `nursery` is `hold_commands`'."""
+        with self._taking:
+            try:
+                await self._serve(nursery)
+            except TransportError as error:
+                _log.debug("%s, queue %d: %s", self.association, self.qid, error)
+            finally:
+                self.stop()
+                self.association.queue_lost(self)
+
+    async def hold_commands(
+        self, *, task_status: trio.TaskStatus[trio.Nursery] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Owns the tasks of commands until the last of them has ended.
+
+        Beside the connection, not around it: a dead connection is closed at once, so that the host
+        learns of it, whatever a thread still waits for.
+        """
         try:
-            with self._scope:
+            with self._commands:
                 async with trio.open_nursery() as nursery:
-                    try:
-                        await self._serve(nursery)
-                    except TransportError as error:
-                        _log.debug("%s, queue %d: %s", self.association, self.qid, error)
-                    finally:
-                        self._scope.cancel()
-                        self.association.queue_lost(self)
+                    task_status.started(nursery)
+                    await trio.sleep_forever()
         finally:
             self.association.queue_ended(self)
 

@@ -115,16 +115,21 @@ class Server:
 
     async def _serve(self, connection: IncomingConnection) -> None:
         try:
+            async with trio.open_nursery() as nursery:
+                await self._serve_queue(connection, nursery)
+        except Exception:  # noqa: BLE001 - one connection's bug must not end the others.
+            _log.exception("%s", connection.peer)
+
+    async def _serve_queue(self, connection: IncomingConnection, nursery: trio.Nursery) -> None:
+        try:
             async with connection.establish(self._params, timeout_s=_HANDSHAKE_S) as qpair:
                 queue = await self._connect(qpair)
                 if queue is not None:
-                    await queue.run()
+                    await queue.run(await nursery.start(queue.hold_commands))
         except TransportError as error:
             _log.info("%s: %s", connection.peer, error)
         except (NvmfError, OSError) as error:
             _log.error("%s: %s", connection.peer, error)
-        except Exception:  # noqa: BLE001 - one connection's bug must not end the others.
-            _log.exception("%s", connection.peer)
 
     async def _connect(self, qpair: ControllerQueuePair) -> Queue | None:
         with trio.move_on_after(_HANDSHAKE_S) as waiting:

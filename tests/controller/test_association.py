@@ -202,13 +202,13 @@ async def test_controller_that_is_never_enabled_ends(autojump_clock):
 
 async def test_end_of_the_server_waits_for_commands():
     store = SlowStore()
-    async with trio.open_nursery() as nursery:
-        async with target(Namespace(1, store)) as t, t.both() as (_, io):
-            io.send(rw(1, 0, 8), write=b"x" * 4096)
-            await trio.testing.wait_all_tasks_blocked()
+    async with target(Namespace(1, store)) as t, t.both() as (_, io):
+        io.send(rw(1, 0, 8), write=b"x" * 4096)
+        await trio.testing.wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
             nursery.start_soon(t.server.end)
             await io.dead.wait()
             assert store.done == []
             store.gate.set()
-            await trio.testing.wait_all_tasks_blocked()
-            assert store.done[0] == "write"
+        assert store.done == ["write", "flush"]
+        assert t.server.associations == []
