@@ -38,6 +38,19 @@ _DRAIN_S: Final = 0.5
 
 
 @attrs.frozen
+class Ending:
+    """How a daemon ended: what did not end well, and whether the host has not ended at all."""
+
+    problems: tuple[str, ...]
+    host_hangs: bool
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 74 where something acknowledged may be lost or unknown."""
+        return EX_IOERR if self.problems else 0
+
+
+@attrs.frozen
 class Daemon:
     """One mount of one host."""
 
@@ -49,8 +62,8 @@ class Daemon:
     connect: Callable[[], Awaitable[None]] | None = None
     close_s: float = _CLOSE_S
 
-    async def run(self) -> int:
-        """Serves until a signal or an unmount from outside; returns the exit code.
+    async def run(self) -> Ending:
+        """Serves until a signal or an unmount from outside.
 
         Raises `StartError` where the mount cannot be made.
         """
@@ -63,21 +76,19 @@ class Daemon:
         nodes.follow(self.host)
         operations = Operations(nodes, self.control, refresh.request)
         stop = trio.Event()
-        with (
-            mount.mounted(operations, self.point, allow_other=self.allow_other) as connection,
-            stop_on_signals(stop, lambda: mount.detach(self.point.path)),
-        ):
+        stop_on_signals(stop, lambda: mount.detach(self.point.path))
+        with mount.mounted(operations, self.point, allow_other=self.allow_other) as connection:
             async with trio.open_nursery() as nursery:
                 serving = _Serving()
                 nursery.start_soon(serving.run, stop)
                 nursery.start_soon(refresh.run)
                 await self._start(connection, stop)
                 await stop.wait()
-                problems = await self._end(operations, serving)
+                ending = await self._end(operations, serving)
                 nursery.cancel_scope.cancel()
-        for problem in problems:
+        for problem in ending.problems:
             _log.error("%s", problem)
-        return EX_IOERR if problems else 0
+        return ending
 
     async def _start(self, connection: int, stop: trio.Event) -> None:
         """Up to `ready`, or until there is to be an end."""
@@ -107,8 +118,8 @@ class Daemon:
                 f"{path}: does not answer: {error.strerror}; try again", mount.EX_OSERR
             ) from None
 
-    async def _end(self, operations: Operations, serving: "_Serving") -> list[str]:
-        """The orderly end, bounded in time; returns what went wrong."""
+    async def _end(self, operations: Operations, serving: "_Serving") -> Ending:
+        """The orderly end, bounded in time."""
         notify_service_manager("STOPPING=1")
         operations.refuse_opens()
         problems = [f"serving ended: {serving.error}"] if serving.error else []
@@ -119,7 +130,7 @@ class Daemon:
         # What waited has failed; let the answers out before the mount goes.
         with trio.move_on_after(_DRAIN_S):
             await serving.drain()
-        return problems
+        return Ending(tuple(problems), closing.cancelled_caught)
 
 
 @attrs.define(eq=False)

@@ -78,8 +78,17 @@ async def _run(
             async with trio.open_nursery() as nursery:
                 for params in targets:
                     nursery.start_soon(_connect, host, params)
+                    # It has its name before the next one begins.
+                    await trio.lowlevel.checkpoint()
 
-        return await Daemon(host, control, point, allow_other, connect_all).run()
+        ending = await Daemon(host, control, point, allow_other, connect_all).run()
+        if ending.host_hangs:
+            # It has had its time.  The mount is gone, and leaving the host would wait again.
+            if point.temporary:
+                mount.remove(point)
+            logging.shutdown()
+            os._exit(ending.exit_code)
+        return ending.exit_code
 
 
 async def _connect(host: Host, params: ConnectParams) -> None:

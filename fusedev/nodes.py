@@ -113,6 +113,20 @@ class NamespaceNode(Node):
 
     namespace: NamespaceLike
     controller: ControllerLike
+    #: Size and mode when it last changed.
+    _shape: tuple[int, int] = attrs.field(init=False)
+
+    @_shape.default
+    def _first_shape(self) -> tuple[int, int]:
+        return self._shape_now()
+
+    def reshaped(self) -> bool:
+        """Whether size or mode are others than at the last call."""
+        before, self._shape = self._shape, self._shape_now()
+        return self._shape != before
+
+    def _shape_now(self) -> tuple[int, int]:
+        return self.namespace.size_bytes, self.mode
 
     @property
     def mode(self) -> int:
@@ -252,11 +266,10 @@ class NodeTable:
             self._by_inode.pop(node.inode, None)
 
     def _change(self, name: str) -> None:
+        # Mostly it is the state that has changed, which `stat` does not show.
         node = self._by_name.get(os.fsencode(name))
-        if node is None:
-            return
-        node.changed_ns = time.time_ns()
-        if isinstance(node, NamespaceNode):
+        if isinstance(node, NamespaceNode) and node.reshaped():
+            node.changed_ns = time.time_ns()
             self.on_change(name)
 
     def _touch_root(self) -> None:

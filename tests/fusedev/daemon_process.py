@@ -22,7 +22,8 @@ async def _run(directory: str) -> int:
     point = mount.choose(directory, {}, 0)
     mount.prepare(point)
     close_s = float(os.environ.get("CLOSE_S", "9"))
-    return await Daemon(host, FakeControl(host), point, close_s=close_s).run()
+    ending = await Daemon(host, FakeControl(host), point, close_s=close_s).run()
+    return ending.exit_code
 
 
 def main() -> int:

@@ -118,14 +118,20 @@ def test_size_and_mode_follow_the_namespace(table, host, changes):
     assert stat.S_IMODE(before.mode) == 0o600
     assert stat.S_ISREG(before.mode)
 
-    host.resize("nvme0ns1", 2 << 20)
     host.find("nvme0ns1").read_only = True
+    host.resize("nvme0ns1", 2 << 20)
     after = node.attributes()
     assert after.size_bytes == 2 << 20
     assert after.sectors == (2 << 20) // 512
     assert stat.S_IMODE(after.mode) == 0o400
     assert after.changed_ns >= before.changed_ns
     assert changes == ["nvme0ns1"]
+
+
+def test_a_change_that_stat_does_not_show_asks_for_no_attributes(table, host, changes):
+    host.tell(EventKind.CHANGED, "nvme0ns1")
+
+    assert changes == []
 
 
 def test_a_change_of_a_controller_or_of_nothing_asks_for_no_attributes(table, host, changes):
