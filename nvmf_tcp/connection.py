@@ -59,7 +59,7 @@ from .validate_specific import header_digest_breach, term_req_breach
 EventT = TypeVar("EventT")
 
 #: Through this buffer go headers and small payloads; one `recv` fills it at most.
-RECEIVE_BUFFER_BYTES: Final = 128 * 1024
+RECEIVE_BUFFER_BYTES: Final = 64 * 1024
 #: A payload of which this much is missing is received in place.
 IN_PLACE_BYTES: Final = 16 * 1024
 #: What is handed out after a payload received in place: the next one's head, little of its data.

@@ -41,9 +41,13 @@ HANDSHAKE_STEP: Final = "ICReq/ICResp"
 class Driver(Generic[EventT]):
     """A socket and the connection on it."""
 
-    def __init__(self, sock: socket.socket, connection: TcpConnection[EventT]) -> None:
+    def __init__(
+        self, sock: socket.socket, connection: TcpConnection[EventT], *, lingers: bool
+    ) -> None:
+        """With `lingers` an end that closes first waits, a little, for the other to follow."""
         self._sock = sock
         self._connection = connection
+        self._lingers = lingers
         self._sender: trio.lowlevel.Task | None = None
         self._sender_parked = False
         self._closing = False
@@ -192,8 +196,10 @@ class Driver(Generic[EventT]):
         with trio.move_on_after(FLUSH_S, shield=True):
             await self._sender_done.wait()
             error = self._connection.error
-            if isinstance(error, RemoteProtocolError) and error.fes is not None:
-                # A socket closed with unread input is reset, and the TermReq lost with it.
+            told = isinstance(error, RemoteProtocolError) and error.fes is not None
+            if told or (error is None and self._lingers):
+                # A socket closed with unread input is reset, and what was sent last is lost with
+                # it: a TermReq, or the response that says why there will be no others.
                 await self._discard_input()
 
     async def _discard_input(self) -> None:

@@ -1,9 +1,10 @@
 """What is known of a kind of PDU before its bytes are looked at, and the values that decide it."""
 
 import attrs
+from attrs.validators import ge, le, optional
 
 from .digest import digest_bytes
-from .pdu import DDGSTF, DIGEST_BYTES, HDGSTF, MAX_TERM_DATA_BYTES, PduType
+from .pdu import DDGSTF, DIGEST_BYTES, HDGSTF, MAX_PDA, MAX_TERM_DATA_BYTES, PduType
 from .validate import DATA_TYPES, MAY_CARRY_DATA, TERM_TYPES, ReceivedHeader
 
 
@@ -12,13 +13,13 @@ class TcpOptions:
     """What a side asks of the other beyond the parameters that all transports share."""
 
     #: HPDA or CPDA: alignment of data in PDUs sent to us, 0's based dwords.
-    pda: int = 0
-    #: Host: R2Ts that a command may have outstanding, 0's based.
-    maxr2t: int = 3
+    pda: int = attrs.field(default=0, validator=[ge(0), le(MAX_PDA)])
+    #: Host: R2Ts that a command may have outstanding, 0's based; controller: that it makes use of.
+    maxr2t: int = attrs.field(default=3, validator=ge(0))
     #: Controller: the most that one R2T asks for; None for a command's whole data.
-    r2t_bytes: int | None = None
+    r2t_bytes: int | None = attrs.field(default=None, validator=optional(ge(1)))
     #: The most data that we put into one H2CData or C2HData.
-    data_pdu_bytes: int = 1 << 20
+    data_pdu_bytes: int = attrs.field(default=1 << 20, validator=ge(1))
 
 
 @attrs.frozen

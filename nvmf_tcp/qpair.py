@@ -38,7 +38,7 @@ class TcpHostQueuePair:
         options: TcpOptions,
     ) -> None:
         self._connection = HostConnection(params, options)
-        self.driver: Driver[ResponseCapsule] = Driver(sock, self._connection)
+        self.driver: Driver[ResponseCapsule] = Driver(sock, self._connection, lingers=False)
         self._local = local
         self._peer = peer
         self._params = params
@@ -97,7 +97,7 @@ class TcpControllerQueuePair:
         options: TcpOptions,
     ) -> None:
         self._connection = ControllerConnection(params, options)
-        self.driver: Driver[ControllerEvent] = Driver(sock, self._connection)
+        self.driver: Driver[ControllerEvent] = Driver(sock, self._connection, lingers=True)
         self.driver.on_death = self._wake_waiters
         self._local = local
         self._peer = peer

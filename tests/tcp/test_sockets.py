@@ -193,6 +193,30 @@ async def test_leaving_sends_what_is_queued():
     assert finished == [7]
 
 
+async def test_the_last_response_arrives_though_more_commands_were_on_their_way():
+    responses = []
+    async with trio.open_nursery() as nursery, TcpTransport().listen(ANY_PORT) as listener:
+
+        async def control():
+            incoming = await listener.accept()
+            async with incoming.establish(ControllerQueueParams(), timeout_s=5) as qpair:
+                qpair.configure(entries=16, sq_flow_control=True, in_capsule_bytes=8192)
+                await qpair.receive()
+                qpair.transmit(ResponseCapsule(0, status=0x183))
+
+        nursery.start_soon(control)
+        endpoint = listener.endpoints[0]
+        async with TcpTransport().connect(endpoint, HostQueueParams(), deadline=soon()) as host:
+            host.transmit(read_command(0, None))
+            await trio.testing.wait_all_tasks_blocked()
+            host.transmit(read_command(1, None))
+            await trio.testing.wait_all_tasks_blocked()
+            responses.append(await host.receive())
+            with pytest.raises(ConnectionLostError, match="between PDUs"):
+                await host.receive()
+    assert [response.status for response in responses] == [0x183]
+
+
 async def test_a_lost_connection_is_told_at_every_call_and_to_every_waiter():
     async with scripted_controller(play_write_then_close) as endpoint:
         transport = TcpTransport()
