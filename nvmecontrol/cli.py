@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import attrs
 import click
 
-from .failure import EX_INTERRUPTED, Failure, failure_of, usage
+from .failure import EX_INTERRUPTED, Failure, failure_of, label_of, usage
 
 if TYPE_CHECKING:
     from nvmf_host.messages import Request
@@ -64,6 +64,8 @@ class Session:
     #: What an error without a field is about: a device or an address.
     subject: str | None = None
     command: str = PROGRAM
+    #: Field of a request -> how the command line calls it.
+    labels: dict[str, str] = attrs.field(factory=dict)
     _nodes: list["Node"] = attrs.field(factory=list)
 
     def directory(self) -> Path:
@@ -141,7 +143,8 @@ def _global_options() -> list[click.Parameter]:
     ]
 
 
-_HELP_NAMES: Final = ["--help", "-?"]
+#: -h is taken where a command has no -h of its own.
+_HELP_NAMES: Final = ["-h", "-?", "--help"]
 
 
 class _Named(click.Command):
@@ -161,6 +164,7 @@ class _Named(click.Command):
         session = parent.find_object(Session) if parent else None
         if session is not None and parent is not None:
             session.command = f"{parent.command_path} {info_name}"
+            session.labels = {each.name: label_of(each) for each in self.params if each.name}
         return super().make_context(info_name, args, parent, **extra)
 
 
@@ -265,7 +269,7 @@ def _guard(session: Session, run: Callable[[], int]) -> int:
 def _tell(session: Session, failure: Failure) -> int:
     if session.json:
         session.show({"error": failure.to_json()})
-    click.echo(failure.line(session.command, session.subject), err=True)
+    click.echo(failure.line(session.command, session.subject, session.labels), err=True)
     return failure.exit_code
 
 

@@ -1,5 +1,6 @@
 """What can go wrong, told in one line, as JSON and as an exit code."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import attrs
@@ -43,6 +44,9 @@ KINDS: Final[dict[str, tuple[int, str]]] = {
 NO_SUCH_LOG_PAGE: Final = frozenset({"1/09", "0/02"})
 
 
+_NO_LABELS: Final[Mapping[str, str]] = {}
+
+
 @attrs.define(eq=False, slots=False)
 class Failure(Exception):  # noqa: N818 - it is a refusal as often as an error
     """Ends a command.  `message` reads WHY; DO, in one line; `field` and `value` are the WHAT."""
@@ -63,9 +67,15 @@ class Failure(Exception):  # noqa: N818 - it is a refusal as often as an error
         """The exit code of this kind; an unknown kind is an I/O error."""
         return KINDS.get(self.kind, (EX_IOERR, ""))[0]
 
-    def line(self, command: str, subject: str | None) -> str:
-        """COMMAND: WHAT: WHY; DO, safe to print."""
-        what = self._what(subject)
+    def line(
+        self, command: str, subject: str | None, labels: Mapping[str, str] = _NO_LABELS
+    ) -> str:
+        """COMMAND: WHAT: WHY; DO, safe to print.
+
+        `subject` is what an error without a field is about; `labels` has the command line's names
+        of fields.
+        """
+        what = self._what(subject, labels)
         # Errors of addresses begin with the address.
         why = self.message.removeprefix(f"{self.value or subject}: ")
         if ";" not in why:
@@ -74,8 +84,8 @@ class Failure(Exception):  # noqa: N818 - it is a refusal as often as an error
         parts = [command, what, why] if what else [command, why]
         return printable(": ".join(parts))
 
-    def _what(self, subject: str | None) -> str | None:
-        label = self.label or self.field
+    def _what(self, subject: str | None, labels: Mapping[str, str]) -> str | None:
+        label = self.label or (self.field and labels.get(self.field, self.field))
         if label is None:
             return subject
         return f"{label} {self.value}" if self.value else label
@@ -98,23 +108,35 @@ def usage(message: str, *, field: str, value: object = "", label: str | None = N
     return Failure(message, kind="usage", field=field, value=str(value), label=label)
 
 
+def label_of(parameter: click.Parameter) -> str:
+    """How a parameter is called on the command line: its first long name."""
+    if isinstance(parameter, click.Option):
+        return next((name for name in parameter.opts if name.startswith("--")), parameter.opts[0])
+    return (parameter.name or "").upper()
+
+
+def _label_of_missing(parameter: click.Parameter) -> str:
+    if isinstance(parameter, click.Argument):
+        return parameter.human_readable_name
+    return label_of(parameter)
+
+
 def failure_of(error: BaseException) -> Failure:
     """What any exception means to the user; what is not ours is a fault of this program."""
     match error:
         case Failure():
             return error
         case click.MissingParameter():
-            name = error.param.human_readable_name if error.param else str(error.param_hint)
             return Failure(
-                "missing; see `{command} --help`".replace(
-                    "{command}", error.ctx.command_path if error.ctx else "nvmecontrol"
-                ),
+                "missing",
                 kind="usage",
                 field=error.param.name if error.param else None,
-                label=name,
+                label=_label_of_missing(error.param) if error.param else None,
             )
         case click.NoSuchOption():
             return Failure(_no_such_option(error), kind="usage", field=error.option_name)
+        case click.BadOptionUsage():
+            return Failure("needs a value", kind="usage", field=error.option_name)
         case click.ClickException():
             return Failure(error.format_message().rstrip(".").replace("\n", " "), kind="usage")
         case NvmfError():

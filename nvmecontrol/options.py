@@ -1,20 +1,30 @@
 """Option types: numbers with units and ranges; options that exist elsewhere and are refused."""
 
 import re
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import click
 
-from .failure import Failure, usage
+from .failure import Failure, label_of, usage
 
 _NUMBER: Final = re.compile(r"[+-]?(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
 _DECIMAL: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
+if TYPE_CHECKING:
+    # Generic since click 8.4 only.
+    IntegerType = click.ParamType[int]
+    FloatType = click.ParamType[float]
+else:
+    IntegerType = FloatType = click.ParamType
+
 U16_MAX: Final = 0xFFFF
 U32_MAX: Final = 0xFFFFFFFF
 U64_MAX: Final = 0xFFFFFFFFFFFFFFFF
-#: KATO crosses the wire as 32 bits of milliseconds.
-KATO_MAX_S: Final = U32_MAX // 1000
+#: The daemon's own limits; it checks again.
+MAX_IO_QUEUES: Final = 1024
+MAX_QUEUE_ENTRIES: Final = 65536
+MAX_KATO_S: Final = 4_000_000
+MAX_DELAY_S: Final = 86_400
 
 
 def parse_number(text: str) -> int | None:
@@ -28,13 +38,6 @@ def parse_number(text: str) -> int | None:
     return sign * int(digits, 8 if digits.startswith("0") else 10)
 
 
-def label_of(parameter: click.Parameter) -> str:
-    """How a parameter is called on the command line: its first long name."""
-    if isinstance(parameter, click.Option):
-        return next((name for name in parameter.opts if name.startswith("--")), parameter.opts[0])
-    return parameter.human_readable_name
-
-
 def bad_value(parameter: click.Parameter | None, value: object, message: str) -> Failure:
     """A refusal of a parameter's value."""
     if parameter is None:
@@ -43,7 +46,7 @@ def bad_value(parameter: click.Parameter | None, value: object, message: str) ->
 
 
 @attrs.define(eq=False, slots=False)
-class Number(click.ParamType[int]):
+class Number(IntegerType):
     """An integer from `low` to `high`; `unit` is what it counts."""
 
     low: int
@@ -72,10 +75,13 @@ class Number(click.ParamType[int]):
 
 
 @attrs.define(eq=False, slots=False)
-class Seconds(click.ParamType[float]):
+class Seconds(FloatType):
     """A time in seconds, with or without a fraction."""
 
+    low: int
     high: int
+    #: One more value that is allowed.
+    also: int | None = None
 
     name = "seconds"
 
@@ -89,10 +95,15 @@ class Seconds(click.ParamType[float]):
         if number is None and _DECIMAL.fullmatch(text):
             number = float(text)
         if number is None:
-            raise bad_value(param, value, f"not a number; give 0 to {self.high} seconds")
-        if not 0 <= number <= self.high:
-            raise bad_value(param, value, f"out of range; give 0 to {self.high} seconds")
+            raise bad_value(param, value, f"not a number; give {self.range()}")
+        if not (self.low <= number <= self.high or number == self.also):
+            raise bad_value(param, value, f"out of range; give {self.range()}")
         return float(number)
+
+    def range(self) -> str:
+        """The range, in words."""
+        also = f"{self.also} or " if self.also is not None else ""
+        return f"{also}{self.low} to {self.high} seconds"
 
 
 #: Options of later versions.  They are refused, because taking them would promise what they do.

@@ -8,7 +8,10 @@ import click
 from nvmecontrol.cli import Command, Session, pass_session
 from nvmecontrol.failure import Failure, usage
 from nvmecontrol.options import (
-    KATO_MAX_S,
+    MAX_DELAY_S,
+    MAX_IO_QUEUES,
+    MAX_KATO_S,
+    MAX_QUEUE_ENTRIES,
     U16_MAX,
     Number,
     Seconds,
@@ -23,8 +26,6 @@ if TYPE_CHECKING:
 
 TRANSPORTS: Final = ("tcp",)
 CNTLID_MAX: Final = 0xFFEF
-QUEUE_ENTRIES_MAX: Final = 65536
-RECONNECT_DELAY_MAX_S: Final = 65535
 
 
 def check_transport(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -125,26 +126,26 @@ def connect_options(*, reconnect: bool = False) -> list[click.Parameter]:
     options += [
         click.Option(
             ["nr_io_queues", "-i", "--nr-io-queues"],
-            type=Number(1, U16_MAX, "queues"),
+            type=Number(1, MAX_IO_QUEUES, "queues"),
             metavar="N",
             help="I/O queues; refused (76) where the controller grants fewer."
             + default("4, or one a CPU if those are fewer, and what is granted"),
         ),
         click.Option(
             ["queue_size", "-Q", "--queue-size"],
-            type=Number(2, QUEUE_ENTRIES_MAX, "entries", also=0),
+            type=Number(2, MAX_QUEUE_ENTRIES, "entries", also=0),
             metavar="N",
             help="Entries of each I/O queue; 0: the controller's maximum." + default("0"),
         ),
         click.Option(
             ["kato_s", "-k", "--keep-alive-tmo"],
-            type=Seconds(KATO_MAX_S),
+            type=Seconds(1, MAX_KATO_S, also=0),
             metavar="SECONDS",
             help="Keep-alive timeout in seconds; 0: no keep-alive." + default("15"),
         ),
         click.Option(
             ["reconnect_delay_s", "-r", "--reconnect-delay"],
-            type=Seconds(RECONNECT_DELAY_MAX_S),
+            type=Seconds(0, MAX_DELAY_S),
             metavar="SECONDS",
             help="Longest wait in seconds between two attempts to reconnect; 0: by hand only."
             + default("10"),

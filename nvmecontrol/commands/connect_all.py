@@ -90,7 +90,7 @@ def _connect_each(
                 outcome.skipped.append({"entry": name, "reason": failure.message})
                 outcome.already += 1
             else:
-                click.echo(failure.line(session.command, name), err=True)
+                click.echo(failure.line(session.command, name, session.labels), err=True)
                 outcome.failed.append((name, failure))
             continue
         outcome.connected.append(answer)

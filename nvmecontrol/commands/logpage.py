@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import sys
 from typing import Any
 
 import click
@@ -146,7 +147,7 @@ def logpage(
         length = request.pop("length_bytes") or _length(session, name, page)
         data = _read(session, name, page, nsid, {**request, "length_bytes": length})
     if binary:
-        click.get_binary_stream("stdout").write(data)
+        sys.stdout.buffer.write(data)
     elif session.json:
         session.show({"lid": page.lid, **_as_json(page, data, raw=as_hex or part)})
     else:

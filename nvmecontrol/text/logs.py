@@ -21,6 +21,7 @@ from .labels import as_json, section
 
 _HEALTH_WIDTH: Final = 32
 _ERROR_WIDTH: Final = 22
+_ANA_WIDTH: Final = 33
 _WARNINGS: Final = (
     "Available spare",
     "Temperature",
@@ -85,6 +86,8 @@ def error_json(data: bytes) -> dict[str, Any]:
 
 
 def _temperature(kelvin: int) -> str:
+    if kelvin == 0:
+        return "Not reported"
     celsius = kelvin - 273.15
     return f"{kelvin} K, {celsius:.2f} C, {celsius * 9 / 5 + 32:.2f} F"
 
@@ -203,15 +206,15 @@ def ana_lines(data: bytes) -> list[str]:
     change_count, groups = unpack_ana_log(data)
     lines = section("Asymmetric Namespace Access Log")
     lines += [
-        f"{'Change Count:':<32}{change_count}",
-        f"{'Number of ANA Group Descriptors:':<32} {len(groups)}",
+        f"{'Change Count:':<{_ANA_WIDTH}}{change_count}",
+        f"{'Number of ANA Group Descriptors:':<{_ANA_WIDTH}}{len(groups)}",
     ]
     for group in groups:
         lines += [
             f"ANA Group {group.group_id}",
-            f"{' Change Count:':<32}{group.change_count}",
-            f"{' ANA State:':<32}{name_of(_ANA_STATES, group.state)}",
-            f"{' Namespaces:':<32}{', '.join(map(str, group.nsids)) or 'none'}",
+            f"{' Change Count:':<{_ANA_WIDTH}}{group.change_count}",
+            f"{' ANA State:':<{_ANA_WIDTH}}{name_of(_ANA_STATES, group.state)}",
+            f"{' Namespaces:':<{_ANA_WIDTH}}{', '.join(map(str, group.nsids)) or 'none'}",
         ]
     return lines
 
