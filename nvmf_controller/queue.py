@@ -71,6 +71,8 @@ class Queue(abc.ABC):
         """Takes commands until the connection is lost or `stop`; `nursery` is `hold_commands`'."""
         with self._taking:
             try:
+                # It may have been stopped before it began.
+                await trio.lowlevel.checkpoint_if_cancelled()
                 await self._serve(nursery)
             except TransportError as error:
                 _log.debug("%s, queue %d: %s", self.association, self.qid, error)
