@@ -197,7 +197,7 @@ class Driver(Generic[EventT]):
             await self._sender_done.wait()
             error = self._connection.error
             told = isinstance(error, RemoteProtocolError) and error.fes is not None
-            if told or (error is None and self._lingers):
+            if told or (error is None and self._lingers and self._connection.established):
                 # A socket closed with unread input is reset, and what was sent last is lost with
                 # it: a TermReq, or the response that says why there will be no others.
                 await self._discard_input()

@@ -144,6 +144,17 @@ async def test_reads_and_writes_of_many_sizes(digests):
         nursery.cancel_scope.cancel()
 
 
+async def test_data_in_more_buffers_than_one_system_call_takes():
+    async with qpairs() as (host, controller):
+        pieces = [pattern(301)[at % 30 :] for at in range(3000)]
+        target = bytearray(sum(map(len, pieces)))
+        host.transmit(read_command(1, memoryview(target)))
+        await controller.send_data(await controller.receive(), pieces, complete=False)
+        controller.transmit(ResponseCapsule(1))
+        assert (await host.receive()).data_bytes == len(target)
+        assert target == b"".join(pieces)
+
+
 async def test_receive_nowait_returns_what_is_at_hand_only():
     async with qpairs() as (host, controller):
         host.transmit(read_command(1, None))
