@@ -20,9 +20,10 @@ from nvmf_transport.errors import (
     NvmfError,
     TooFewQueuesError,
     TransportError,
+    UnavailableError,
     UnreachableError,
 )
-from nvmf_transport.fabrics import ADMIN_QUEUE_ENTRIES
+from nvmf_transport.fabrics import ADMIN_QUEUE_ENTRIES, DISCOVERY_NQN
 from nvmf_transport.identify import IdentifyController
 from nvmf_transport.interfaces import (
     ADMIN_IN_CAPSULE_BYTES,
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 
 #: How long a half-made association may take to say good-bye.
 _FAREWELL_S: Final = 1.0
+_IO_STEP: Final = "connecting the I/O queues"
 #: How long a controller may take to stop: at least so long, at most so long, else CAP.TO.
 _STOP_AT_LEAST_S, _STOP_AT_MOST_S = 2.0, 15.0
 
@@ -69,6 +71,8 @@ class Association:
         #: True once the controller is known to execute nothing any more.
         self.stopped = False
         self.failed = trio.Event()
+        self._making: trio.CancelScope | None = None
+        self._enabled = False
         self._transport = transport
         self._on_failed = on_failed
 
@@ -89,6 +93,8 @@ class Association:
             # Before any command ends: what ends must find its namespace held.
             self._on_failed(error)
             self.failed.set()
+            if self._making is not None:
+                self._making.cancel()
 
     async def stop(self, *, orderly: bool) -> str | None:
         """Shuts the controller down, or resets it after a failure, where it still answers.
@@ -118,19 +124,30 @@ class Association:
     ) -> None:
         """Goes through all steps up to armed events; raises `NvmfError` with the step."""
         handshake = hs.Handshake()
-        self.endpoint, self.admin = await self._connect_admin(nursery, handshake)
         try:
-            await self._set_up(nursery, handshake, on_namespaces)
-        except NvmfError:
-            with trio.move_on_after(_FAREWELL_S, shield=True):
-                await self._say_farewell()
+            with single_error(), trio.CancelScope() as self._making:
+                self.endpoint, self.admin = await self._connect_admin(nursery, handshake)
+                await self._set_up(nursery, handshake, on_namespaces)
+            if self.error is not None:
+                raise self.error
+        except NvmfError as error:
+            if isinstance(error, TransportError):
+                error.step = error.step or handshake.step_name
+            silent = handshake.expired and handshake.step_name != _IO_STEP
+            if self._enabled and not silent:
+                with trio.move_on_after(_FAREWELL_S, shield=True):
+                    await self._say_farewell()
             raise
+        finally:
+            self._making = None
 
     async def _connect_admin(
         self, nursery: trio.Nursery, handshake: hs.Handshake
     ) -> tuple[Endpoint, HostQueue]:
         address = self.params.address
+        handshake.step_name = "looking the address up"
         endpoints = await self._transport.resolve(address, deadline=handshake.deadline)
+        handshake.step_name = "connecting"
         failure: UnreachableError | None = None
         for index, endpoint in enumerate(endpoints):
             now = trio.current_time()
@@ -158,23 +175,38 @@ class Association:
             connected = await self._connect(queue, params.cntlid, int(params.kato_s * 1000))
         self.cntlid = connected.cntlid
         with step("enabling the controller"):
+            self._enabled = True
             self.cap = await hs.enable(queue, handshake, io_controller=True)
         with step("Property Get VS"):
             self.version = Vs(await hs.property_get(queue, Property.VS))
         with step("Identify Controller"):
             self.controller = await admin.identify_controller(queue)
+        self._refuse_discovery()
         with step("Keep Alive Timer"):
             await self._read_kato()
         if self.kato_s:
             nursery.start_soon(self._keep_alive)
         with step("Number of Queues"):
             count = await self._queue_count()
-        with step("connecting the I/O queues"):
+        with step(_IO_STEP):
             self.io = await self._connect_io(nursery, handshake, count)
-        for _ in range(events.aer_count(self.controller)):
-            nursery.start_soon(events.listen, queue, self.controller, on_namespaces)
         with step("Asynchronous Event Configuration"):
+            for _ in range(events.aer_count(self.controller)):
+                # Not `start_soon`: they are to be armed before anything else is said.
+                await nursery.start(events.listen, queue, self.controller, on_namespaces)
             await events.configure(queue, self.controller)
+
+    def _refuse_discovery(self) -> None:
+        # Controllers before 1.4 do not tell their type.
+        kind = self.controller.cntrltype
+        named = self.params.subnqn == DISCOVERY_NQN
+        if kind == IdentifyController.TYPE_DISCOVERY or (named and not kind):
+            raise UnavailableError(
+                "a discovery subsystem, which has no namespaces; `nvmecontrol discover` lists the "
+                "subsystems it knows",
+                field="subnqn",
+                value=self.params.subnqn,
+            )
 
     async def _connect(self, queue: HostQueue, cntlid: int, kato_ms: int) -> hs.Connected:
         params = self.params
@@ -203,8 +235,9 @@ class Association:
         granted = await admin.set_number_of_queues(self.admin, wanted)
         if granted < wanted and self.params.nr_io_queues is not None:
             raise TooFewQueuesError(
-                f"{wanted} I/O queues were asked for (-i), the controller grants {granted}; "
-                "ask for fewer, or leave the number out"
+                f"the controller grants {granted} I/O queues; ask for at most that, or leave it out",
+                field="nr_io_queues",
+                value=wanted,
             )
         return min(wanted, granted)
 
@@ -263,7 +296,7 @@ class Association:
             data_digest=params.data_digests,
             host_traddr=params.host_traddr,
             host_iface=params.host_iface,
-            peer_timeout_s=params.kato_s or None,
+            peer_timeout_s=self.kato_s or None,
         )
         queue: HostQueue | None = None
         try:

@@ -12,7 +12,13 @@ from typing import Final
 
 import trio
 
-from nvmf_transport.errors import BusyError, NotConnectedError, NvmfError, ShutdownError
+from nvmf_transport.errors import (
+    BusyError,
+    NotConnectedError,
+    NvmfError,
+    ShutdownError,
+    TransportError,
+)
 from nvmf_transport.interfaces import Transport
 
 from .association import Association, open_association
@@ -30,8 +36,6 @@ from .state import CONTROLLER_TRANSITIONS, ControllerState, moved
 log = logging.getLogger(__name__)
 
 _S = ControllerState
-#: How long identifying all namespaces may take.
-_SCAN_S: Final = 30.0
 #: A namespace that has to be identified again and again is so after 0.1 s, doubling to this.
 _LONGEST_RECHECK_S: Final = 5.0
 
@@ -156,6 +160,7 @@ class Controller:
                 await self._live_and_die()
             except NvmfError as failure:
                 error = failure
+                self._name_target(failure)
         if scope.cancelled_caught:
             error = ShutdownError("the attempt was given up")
         self._attempt_scope = None
@@ -164,6 +169,13 @@ class Controller:
         if self.state in (_S.CONNECTING, _S.RECONNECTING):
             self.attempts.end(error)
         return error
+
+    def _name_target(self, error: NvmfError) -> None:
+        """Has an error name what somebody typed, and may have to change."""
+        if error.field is None and isinstance(error, TransportError):
+            error.field = "address"
+        if error.value is None and error.field in {"address", "subnqn"}:
+            error.value = str(getattr(self.params, error.field))
 
     async def _live_and_die(self) -> None:
         async with open_association(
@@ -222,10 +234,15 @@ class Controller:
         """Identifies namespaces and lets them go on, or not."""
         if nsids is None:
             self._rescans.clear()
-        handshake = Handshake(_SCAN_S)
+        handshake = Handshake()
         with handshake.step("identifying the namespaces", cause=lambda: association.error):
             found = await scan(
-                association.admin, association.controller, association.version, nsids
+                association.admin,
+                association.controller,
+                association.version,
+                nsids,
+                # There may be thousands: it is silence that is bounded.
+                on_progress=handshake.progress,
             )
         if association.error is None:
             self.roster.take(found, association, nsids, reconnected=reconnected)

@@ -128,6 +128,10 @@ async def discover(
                 answer = await _ask_over(qpair, params.entries, handshake, identity, subnqn)
         except UnreachableError as error:
             failure = error
+        except TransportError as error:
+            if error.field is None:
+                error.field, error.value = "address", str(address)
+            raise
         else:
             genctr, entries, controller = answer
             return DiscoveryLog(

@@ -3,20 +3,23 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from nvmf_transport.errors import NvmfError, TransportError
+
 
 @contextmanager
 def single_error() -> Iterator[None]:
     """Takes the wrapping off a group that stands for one error, and leaves others alone.
 
-    Of several errors of one nursery the first is raised, where the rest are of the same kind: they
-    have the same cause.
+    Several `NvmfError`s of one nursery have the same cause: queues of one association die of the
+    same loss, each telling it in its way.  The transport's says most.
     """
     try:
         yield
     except BaseExceptionGroup as group:
         leaves = list(_leaves(group))
-        if len(leaves) == 1 or all(type(leaf) is type(leaves[0]) for leaf in leaves):
-            leaf = leaves[0]
+        if len(leaves) == 1 or all(isinstance(leaf, NvmfError) for leaf in leaves):
+            # min() takes the first of equals.
+            leaf = min(leaves, key=lambda error: not isinstance(error, TransportError))
             # The cause is the leaf's own; the group adds nothing.
             raise leaf from leaf.__cause__
         raise

@@ -20,6 +20,7 @@ from nvmf_transport.errors import (
     RemoteProtocolError,
     TransportError,
     UnavailableError,
+    UnreachableError,
 )
 from nvmf_transport.fabrics import (
     CNTLID_MAX,
@@ -32,11 +33,20 @@ from nvmf_transport.fabrics import (
     PropertySetCommand,
 )
 from nvmf_transport.nvme import Cap, Cc, Csts, Property
-from nvmf_transport.status import CONNECT_INVALID_PARAMETERS, Status
+from nvmf_transport.status import (
+    AUTHENTICATION_REQUIRED,
+    CONNECT_INVALID_HOST,
+    CONNECT_INVALID_PARAMETERS,
+    CONTROLLER_BUSY,
+)
 
 from .qpair import HostQueue
 
 HANDSHAKE_S: Final = 10.0
+_NO_AUTHENTICATION: Final = (
+    "the controller demands authentication, which this host cannot do; let this "
+    "host in without it there"
+)
 _FIRST_POLL_S: Final = 0.005
 _LONGEST_POLL_S: Final = 0.25
 
@@ -48,35 +58,55 @@ class Handshake:
         self.limit_s = limit_s
         self.deadline = trio.current_time() + limit_s
         self.step_name = "start"
+        #: True once a step has met the deadline.
+        self.expired = False
+        self._scope: trio.CancelScope | None = None
 
     @contextmanager
-    def step(self, name: str, *, cause: Callable[[], NvmfError | None] = lambda: None) -> Iterator[None]:
+    def step(
+        self, name: str, *, cause: Callable[[], NvmfError | None] = lambda: None
+    ) -> Iterator[None]:
         """Bounds one step.  Raises `HandshakeError` where the deadline passes in it.
 
         `cause` gives the error that killed the queue, which says more than "outcome unknown".
         """
         self.step_name = name
         with trio.move_on_at(self.deadline) as scope:
+            self._scope = scope
             try:
                 yield
             except TransportError as error:
-                error.step = error.step or name
+                _name_step(error, name)
                 raise
             except NvmfError as error:
                 died = cause()
                 if died is None or isinstance(error, CommandError):
                     raise
                 if isinstance(died, TransportError):
-                    died.step = died.step or name
+                    _name_step(died, name)
                 raise died from error
         if scope.cancelled_caught:
+            self.expired = True
             silent = HandshakeError(f"{name}: no answer within {self.limit_s:g} s")
             silent.step = name
             raise silent
 
+    def progress(self) -> None:
+        """Something was answered: the limit counts anew from here."""
+        self.extend(trio.current_time() + self.limit_s - self.deadline)
+
     def extend(self, seconds: float) -> None:
-        """Grants time that does not count."""
+        """Grants time that does not count, to the step under way as well."""
         self.deadline += seconds
+        if self._scope is not None:
+            self._scope.deadline = self.deadline
+
+
+def _name_step(error: TransportError, name: str) -> None:
+    error.step = error.step or name
+    # One that could not be reached begins with the address.
+    if not (isinstance(error, UnreachableError) or str(error).startswith(name)):
+        error.args = (f"{name}: {error}",)
 
 
 @attrs.frozen
@@ -116,11 +146,7 @@ async def connect_queue(
         raise _rejection(error, queue, data) from error
     word = response.result & 0xFFFFFFFF
     if word >> 16:
-        raise ConnectRejectedError(
-            Status(1, 0x91),
-            detail=f"the controller demands authentication (AUTHREQ {word >> 16:#x}), "
-            "which this host cannot do; allow this host without it",
-        )
+        raise ConnectRejectedError(AUTHENTICATION_REQUIRED, detail=_NO_AUTHENTICATION)
     answered = word & 0xFFFF
     if answered > CNTLID_MAX:
         raise RemoteProtocolError(f"CONNECT: the controller gave itself CNTLID {answered:#x}")
@@ -136,27 +162,59 @@ async def connect_queue(
 
 
 def _rejection(error: CommandError, queue: HostQueue, data: ConnectData) -> ConnectRejectedError:
+    if error.status.code == CONNECT_INVALID_HOST.code:
+        rejected = ConnectRejectedError(
+            error.status,
+            detail="the target does not allow this host; add its NQN there, or give another "
+            "with -q",
+        )
+        rejected.field, rejected.value = "hostnqn", data.hostnqn
+        return rejected
+    if error.status.code == CONTROLLER_BUSY.code:
+        return ConnectRejectedError(error.status, detail="the target has no room; try again later")
+    if error.status.code == AUTHENTICATION_REQUIRED.code:
+        return ConnectRejectedError(error.status, detail=_NO_AUTHENTICATION)
     if error.status.code != CONNECT_INVALID_PARAMETERS.code:
         return ConnectRejectedError(error.status)
     ipo, iattr = error.result & 0xFFFF, error.result >> 16 & 1
-    return ConnectRejectedError(
-        error.status, iattr=iattr, ipo=ipo, detail=_parameter(iattr, ipo, queue, data)
+    field, value, why = _parameter(iattr, ipo, queue, data)
+    rejected = ConnectRejectedError(
+        error.status, iattr=iattr, ipo=ipo, detail=f"{why} (IATTR {iattr}, IPO {ipo})"
     )
+    rejected.field, rejected.value = field, value
+    return rejected
 
 
-def _parameter(iattr: int, ipo: int, queue: HostQueue, data: ConnectData) -> str:
-    """Names the parameter that IATTR and IPO point to, with the value that was sent."""
-    where = f"IATTR {iattr}, IPO {ipo}"
-    known: dict[tuple[int, int], str] = {
-        (1, ConnectData.offset_of("hostid")): f"Host ID {uuid.UUID(bytes=data.hostid)}",
-        (1, ConnectData.offset_of("cntlid")): f"CNTLID {data.cntlid:#x}",
-        (1, ConnectData.offset_of("subnqn")): f"SUBNQN {data.subnqn!r} is not served there",
-        (1, ConnectData.offset_of("hostnqn")): f"host NQN {data.hostnqn!r} is not allowed there",
-        (0, ConnectCommand.offset_of("qid")): f"QID {queue.qid}",
-        (0, ConnectCommand.offset_of("sqsize")): f"queue size {queue.entries}",
-        (0, ConnectCommand.offset_of("kato")): "KATO",
+def _parameter(
+    iattr: int, ipo: int, queue: HostQueue, data: ConnectData
+) -> tuple[str | None, str | None, str]:
+    """The parameter that IATTR and IPO point to: field of a request, value sent, what it means."""
+    known: dict[tuple[int, int], tuple[str | None, str | None, str]] = {
+        (1, ConnectData.offset_of("hostid")): (
+            "hostid",
+            str(uuid.UUID(bytes=data.hostid)),
+            "this Host ID is not taken there",
+        ),
+        (1, ConnectData.offset_of("cntlid")): (
+            "cntlid",
+            f"{data.cntlid:#x}",
+            "there is no such controller",
+        ),
+        (1, ConnectData.offset_of("subnqn")): ("subnqn", data.subnqn, "it is not served there"),
+        (1, ConnectData.offset_of("hostnqn")): (
+            "hostnqn",
+            data.hostnqn,
+            "this host is not allowed there",
+        ),
+        (0, ConnectCommand.offset_of("qid")): (None, None, f"QID {queue.qid}"),
+        (0, ConnectCommand.offset_of("sqsize")): (
+            "queue_size",
+            str(queue.entries),
+            "this queue size is not taken there",
+        ),
+        (0, ConnectCommand.offset_of("kato")): ("kato_s", None, "this KATO is not taken there"),
     }
-    return f"{known.get((iattr, ipo), 'a parameter')} ({where})"
+    return known.get((iattr, ipo), (None, None, "a parameter is not taken there"))
 
 
 async def property_get(queue: HostQueue, offset: Property, *, wide: bool = False) -> int:
@@ -189,9 +247,12 @@ async def enable(queue: HostQueue, handshake: Handshake, *, io_controller: bool)
             )
         cc = cc.replace(iosqes=6, iocqes=4)
     timeout_s = max(cap.timeout_s, 0.5)
+    started = trio.current_time()
     handshake.extend(timeout_s)
     await property_set(queue, Property.CC, cc.value)
     await _poll(queue, lambda csts: csts.rdy == 1, "CSTS.RDY=1", timeout_s)
+    # What the controller did not need is not granted to later steps.
+    handshake.extend(min(0.0, trio.current_time() - started - timeout_s))
     return cap
 
 

@@ -157,6 +157,9 @@ class Host:
     async def _run(self, controller: Controller, keep_trying: bool) -> None:
         try:
             await controller.run(keep_trying=keep_trying)
+        except Exception:
+            # A bug met by one controller must not end the others, and the mount with them.
+            log.exception("%s: ends by a fault of this program", controller.name)
         finally:
             del self.controllers[controller.name]
             self._emit(NodeEventKind.REMOVED, controller.name)

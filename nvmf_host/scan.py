@@ -1,11 +1,12 @@
 """Which namespaces a controller has, and what they are (Base 2.1, section 5.1.13)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import attrs
 import trio
 
+from nvmf_transport import status as st
 from nvmf_transport.errors import CommandError, NvmfError, RemoteProtocolError
 from nvmf_transport.identify import (
     MAX_ACTIVE_NAMESPACES,
@@ -23,6 +24,7 @@ from .qpair import HostQueue
 MAX_NAMESPACES: Final = 16384
 _MIN_LBADS, _MAX_LBADS = 9, 16
 _WORKERS: Final = 8
+_NO_DESCRIPTORS: Final = (st.INVALID_FIELD.code, st.INVALID_OPCODE.code)
 
 
 @attrs.frozen(kw_only=True)
@@ -69,9 +71,14 @@ class Scan:
 
 
 async def scan(
-    queue: HostQueue, controller: IdentifyController, version: Vs, nsids: Iterable[int] | None = None
+    queue: HostQueue,
+    controller: IdentifyController,
+    version: Vs,
+    nsids: Iterable[int] | None = None,
+    *,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> Scan:
-    """Identifies the namespaces `nsids`, or every active one.
+    """Identifies the namespaces `nsids`, or every active one; `on_progress` after each of them.
 
     Raises what commands raise; a single namespace that is unfit is in `refused`.
     """
@@ -86,6 +93,7 @@ async def scan(
                 return
             try:
                 results[nsid] = await _identify(queue, nsid, version)
+                on_progress()
             except NvmfError as error:
                 failures.append(error)
 
@@ -129,7 +137,7 @@ async def _identify(
     try:
         data = await admin.identify_namespace(queue, nsid)
     except CommandError as error:
-        return Refused(nsid, str(error)) if error.status.code != (0, 0x0B) else None
+        return None if _is_gone(error) else Refused(nsid, f"it cannot be identified: {error}")
     if data.nsze == 0:
         return None
     unfit = _unfit(data)
@@ -141,8 +149,12 @@ async def _identify(
         try:
             descriptors = await admin.namespace_descriptors(queue, nsid)
         except CommandError as error:
-            if not error.status.dnr and error.status.code == (0, 0x0B):
+            if _is_gone(error):
                 return None
+            # A controller without the list says so.  Any other failure hides identifiers, and a
+            # namespace that is taken for one without them is not the same one the next time.
+            if not (error.status.dnr or error.status.code in _NO_DESCRIPTORS):
+                return Refused(nsid, f"its identifiers cannot be read: {error}")
         csi = descriptors.get(DescriptorType.CSI, b"\0")[0]
         if csi != 0:
             return Refused(nsid, f"its command set (CSI {csi:#04x}) is not the NVM command set")
@@ -160,16 +172,20 @@ async def _identify(
     )
 
 
+def _is_gone(error: CommandError) -> bool:
+    return error.status.code == st.INVALID_NAMESPACE.code
+
+
 def _unfit(data: IdentifyNamespace) -> str | None:
     if data.pit:
-        return f"it has end-to-end protection (DPS {data.dps:#x}), which this host does not do"
+        return f"it has end-to-end protection (DPS {data.dps:#x}), which this host does not do; format it without"
     if data.format_index > data.nlbaf + data.nulbaf:
         return f"its LBA format {data.format_index} is not among its {data.nlbaf + 1} (FLBAS)"
     lba_format = data.lba_format
     if lba_format.metadata_bytes:
         return f"it has {lba_format.metadata_bytes} bytes of metadata an LBA; format it without"
     if not _MIN_LBADS <= lba_format.lbads <= _MAX_LBADS:
-        return f"its LBA size is 2^{lba_format.lbads} bytes (LBADS); 512 to 65536 are served"
+        return f"its LBA size is 2^{lba_format.lbads} bytes (LBADS); format it with 512 to 65536"
     if data.nsze << lba_format.lbads >= 1 << 63:
         return f"its size of {data.nsze} LBAs is beyond 2^63 bytes (NSZE)"
     return None

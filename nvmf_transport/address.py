@@ -7,6 +7,8 @@ import attrs
 
 from .errors import ConfigError
 
+#: Characters of a host name and of each of its labels (RFC 1035, section 2.3.4).
+_MAX_NAME, _MAX_LABEL = 253, 63
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
 
 
@@ -82,8 +84,13 @@ def _check_name_or_v4(field: str, text: str, host: str) -> None:
             ipaddress.IPv4Address(host)
         except ValueError:
             raise _bad(field, text, "not a valid IPv4 address") from None
-    elif len(host) > 253 or not _NAME.fullmatch(host):
+    elif len(host) > _MAX_NAME or not _NAME.fullmatch(host) or not _labels_are_valid(host):
         raise _bad(field, text, "not a valid host name")
+
+
+def _labels_are_valid(name: str) -> bool:
+    # Python's look-up raises UnicodeError for others, which nobody expects of it.
+    return all(0 < len(label) <= _MAX_LABEL for label in name.removesuffix(".").split("."))
 
 
 def _port(field: str, text: str, port_text: str, allow_0: bool) -> int:

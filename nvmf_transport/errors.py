@@ -5,6 +5,7 @@ released.  Errors that were caused by what somebody typed carry `field` and `val
 ends with the remedy.
 """
 
+import re
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -78,6 +79,11 @@ class TooFewQueuesError(NvmfError):
 
     kind = "too-few-queues"
 
+    def __init__(self, message: str, *, field: str, value: object) -> None:
+        super().__init__(message)
+        self.field = field
+        self.value = str(value)
+
 
 class TransportError(NvmfError):
     """The association is dead, or never came to life.  `step` names where, if in a handshake."""
@@ -140,9 +146,11 @@ class CommandError(NvmfError):
 
     kind = "command"
 
-    def __init__(self, status: "Status", command: str = "command") -> None:
+    def __init__(self, status: "Status", command: str = "command", *, result: int = 0) -> None:
         super().__init__(f"{command}: {status}")
         self.status = status
+        #: DW0 and DW1 of the completion: IPO and IATTR of a refused CONNECT, for one.
+        self.result = result
 
 
 class ConnectRejectedError(CommandError):
@@ -152,8 +160,9 @@ class ConnectRejectedError(CommandError):
 
     def __init__(self, status: "Status", *, iattr: int = 0, ipo: int = 0, detail: str = "") -> None:
         super().__init__(status, "CONNECT")
-        if detail:
-            self.args = (f"CONNECT: {status}: {detail}",)
+        # Codes that I/O commands use as well have two names.
+        named = re.sub(", or [^(]*", " ", str(status))
+        self.args = (f"CONNECT: {named}: {detail}" if detail else f"CONNECT: {named}",)
         self.iattr = iattr
         self.ipo = ipo
 
