@@ -53,6 +53,7 @@ class Driver(Generic[EventT]):
         self._closing = False
         self._sender_done = trio.Event()
         self._drained: trio.Event | None = None
+        self._send_error: OSError | None = None
         self._streak = 0
         #: Told, once, that the connection is dead.
         self.on_death: Callable[[], None] = lambda: None
@@ -78,7 +79,11 @@ class Driver(Generic[EventT]):
 
     async def drained(self, limit_bytes: int) -> None:
         """Waits until no more than `limit_bytes` are unsent, or the connection is dead."""
-        while self._connection.unsent_bytes > limit_bytes and self._connection.error is None:
+        while (
+            self._connection.unsent_bytes > limit_bytes
+            and self._connection.error is None
+            and self._send_error is None
+        ):
             if self._drained is None:
                 self._drained = trio.Event()
             await self._drained.wait()
@@ -98,7 +103,10 @@ class Driver(Generic[EventT]):
                     self._sender_parked = True
                     await trio.lowlevel.wait_task_rescheduled(self._abort_park)
         except OSError as error:
-            self._lost(error)
+            # What the peer said last is still to be read, a TermReq perhaps: the receiver ends it.
+            self._send_error = error
+            trio.lowlevel.notify_closing(self._sock)
+            self._wake_drained()
         except trio.ClosedResourceError:
             # The receiver found the connection dead while this task waited for room.
             assert connection.error is not None
@@ -121,9 +129,7 @@ class Driver(Generic[EventT]):
                 await trio.lowlevel.wait_writable(sock)
                 continue
             connection.bytes_sent(sent)
-            if self._drained is not None:
-                self._drained.set()
-                self._drained = None
+            self._wake_drained()
             if batch is not buffers:
                 # Only long lists are kept and walked; short ones are cut where the kernel stopped.
                 first = _skip(buffers, first, sent)
@@ -148,9 +154,7 @@ class Driver(Generic[EventT]):
             await self._readable()
             return []
         except OSError as error:
-            self._lost(error)
-            assert connection.error is not None
-            raise connection.error from error
+            raise self._lost(error) from error
         try:
             if not count:
                 connection.eof_received()
@@ -166,8 +170,8 @@ class Driver(Generic[EventT]):
         return events
 
     async def _readable(self) -> None:
-        if self._connection.error is not None:
-            raise self._connection.error
+        if self._send_error is not None:
+            raise self._lost(self._send_error) from self._send_error
         self._streak = 0
         # ClosedResourceError: sending has failed, and woke us.
         with contextlib.suppress(trio.ClosedResourceError):
@@ -175,19 +179,24 @@ class Driver(Generic[EventT]):
 
     # The end.
 
-    def _lost(self, error: OSError) -> None:
-        self._connection.connection_lost(ConnectionLostError(_reason(error)))
-        # The receiver may be waiting, and the sender: neither will hear from this socket again.
+    def _lost(self, error: OSError) -> TransportError:
+        lost = ConnectionLostError(_reason(error))
+        self._connection.connection_lost(lost)
+        # The sender may be waiting for room that will never be.
         trio.lowlevel.notify_closing(self._sock)
         self._died()
+        return lost
 
     def _died(self) -> None:
         """Wakes everybody who waits for something to happen on this connection."""
         self.wake()
+        self._wake_drained()
+        self.on_death()
+
+    def _wake_drained(self) -> None:
         if self._drained is not None:
             self._drained.set()
             self._drained = None
-        self.on_death()
 
     async def _finish(self) -> None:
         """Sends what is queued, and lets the peer read it before the socket goes."""

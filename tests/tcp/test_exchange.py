@@ -5,6 +5,7 @@ import struct
 
 import pytest
 
+from nvmf_tcp.connection import RECEIVE_BUFFER_BYTES
 from nvmf_tcp.layout import TcpOptions
 from nvmf_tcp.pdu import COMMON, DataHeader, PduType
 from nvmf_transport.capsule import ResponseCapsule
@@ -268,6 +269,17 @@ def test_many_capsules_with_data_pass_through_the_receive_buffer():
         pair.host.send_command(write_command(cid, data[cid]))
     pair.run()
     assert [command.in_capsule_data for command in pair.commands] == data
+
+
+def test_a_header_cut_by_the_end_of_the_receive_buffer_is_taken_whole():
+    pair = Pair.make()
+    lengths = [8192] * 7 + [7576]
+    for cid, length in enumerate(lengths):
+        pair.host.send_command(write_command(cid, bytes(length)))
+    assert sum(72 + length for length in lengths) == RECEIVE_BUFFER_BYTES - 40
+    pair.host.send_command(read_command(99, None))
+    pair.run()
+    assert [command.cid for command in pair.commands] == [*range(len(lengths)), 99]
 
 
 def test_large_payload_is_received_in_place():

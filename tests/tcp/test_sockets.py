@@ -12,7 +12,8 @@ import trio
 from nvmf_tcp import TcpOptions, TcpTransport
 from nvmf_tcp.driver import _reason
 from nvmf_tcp.pdu import PduType, TermReq
-from nvmf_tcp.sockets import endpoint_of, set_options
+from nvmf_tcp.sockets import _connect_reason, endpoint_of, set_options
+from nvmf_tcp.transport import TcpListener, _listen
 from nvmf_transport.address import Address
 from nvmf_transport.capsule import ResponseCapsule
 from nvmf_transport.errors import (
@@ -589,6 +590,43 @@ async def test_listening_at_several_addresses_and_on_a_port_in_use():
             pytest.fail("listening")
 
 
+async def test_any_of_several_sockets_may_be_the_one_that_is_connected_to():
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(_listen("127.0.0.1", 0)) for _ in range(3)]
+        listener = TcpListener(sockets, TcpOptions())
+        for sock in sockets:
+            async with trio.open_nursery() as nursery:
+
+                async def take(expected):
+                    incoming = await listener.accept()
+                    assert incoming.local.address.port == expected
+                    await incoming.aclose()
+
+                nursery.start_soon(take, sock.getsockname()[1])
+                await trio.testing.wait_all_tasks_blocked()
+                stack.enter_context(socket.create_connection(sock.getsockname()))
+
+
+async def test_no_route_is_unreachable():
+    endpoint = Endpoint(Address("255.255.255.255", 4420), AddressFamily.IPV4)
+    with pytest.raises(UnreachableError):
+        async with TcpTransport().connect(endpoint, HostQueueParams(), deadline=soon()):
+            pytest.fail("connected")
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (errno.ECONNREFUSED, "nothing listens"),
+        (errno.EHOSTUNREACH, "no route to this address"),
+        (errno.ETIMEDOUT, "timed out"),
+        (errno.EACCES, "permission denied"),
+    ],
+)
+def test_reasons_for_no_connection(code, text):
+    assert text in _connect_reason(code)
+
+
 async def test_accept_waits_out_a_lack_of_descriptors(autojump_clock):
     async with TcpTransport().listen(ANY_PORT) as listener:
         real = listener._sockets[0]
@@ -639,6 +677,39 @@ async def test_a_reset_is_told_to_sender_and_receiver():
             host.transmit(write_command(1, bytes(64 << 20)))
             with pytest.raises(ConnectionLostError, match="reset"):
                 await host.receive()
+
+
+async def test_a_term_req_is_read_though_sending_fails_by_then():
+    async def script(stream):
+        await receive_exactly(stream, 128)
+        term = TermReq(pdu_type=PduType.C2H_TERM_REQ, hlen=24, plen=24, fes=2)
+        await stream.send_all(ic_resp())
+        await receive_exactly(stream, 72)
+        await stream.send_all(term.pack())
+        stream.socket.close()
+
+    async with scripted_controller(script) as endpoint:
+        transport = TcpTransport()
+        async with transport.connect(endpoint, HostQueueParams(), deadline=soon()) as host:
+            for cid in range(5):
+                host.transmit(read_command(cid, None))
+                await trio.sleep(0.02)
+            with pytest.raises(ConnectionTerminatedError, match="PDU Sequence Error"):
+                await host.receive()
+
+
+async def test_a_dead_sender_holds_up_nobody_who_waits_for_room():
+    async with qpairs(controller_params=ControllerQueueParams(max_queued_bytes=0)) as (
+        host,
+        controller,
+    ):
+        host.transmit(read_command(1, memoryview(bytearray(512))))
+        command = await controller.receive()
+        controller.driver._sock.shutdown(socket.SHUT_WR)
+        await controller.send_data(command, [bytes(512)], complete=False)
+        await controller.send_data(command, [bytes(512)], complete=False)
+        with pytest.raises(ConnectionLostError):
+            await controller.receive()
 
 
 async def test_statistics_count_pdus_and_bytes():
