@@ -165,7 +165,17 @@ class _Named(click.Command):
         if session is not None and parent is not None:
             session.command = f"{parent.command_path} {info_name}"
             session.labels = {each.name: label_of(each) for each in self.params if each.name}
-        return super().make_context(info_name, args, parent, **extra)
+        context = super().make_context(info_name, args, parent, **extra)
+        if session is not None:
+            # What nobody typed is not called by an option's name.
+            session.labels = {
+                name: label for name, label in session.labels.items() if _was_given(context, name)
+            }
+        return context
+
+
+def _was_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
 
 
 class Command(_Named):

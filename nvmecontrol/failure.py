@@ -37,6 +37,7 @@ KINDS: Final[dict[str, tuple[int, str]]] = {
     "read-only": (EX_IOERR, "connect without --read-only, or lift the write protection"),
     "unsupported": (EX_IOERR, "`nvmecontrol identify` tells what the controller offers"),
     "too-few-queues": (EX_PROTOCOL, "ask for fewer with -i, or leave -i out"),
+    "output": (EX_IOERR, "the output cannot be written; make room for it"),
     "internal": (EX_SOFTWARE, "this is a fault of this program, please report it"),
 }
 
@@ -141,6 +142,9 @@ def failure_of(error: BaseException) -> Failure:
             return Failure(error.format_message().rstrip(".").replace("\n", " "), kind="usage")
         case NvmfError():
             return _failure_of_nvmf_error(error)
+        case OSError():
+            # Whatever else the system refuses is told where it is asked for.
+            return Failure(error.strerror or str(error), kind="output")
         case BaseExceptionGroup():
             return failure_of(error.exceptions[0])
         case _:

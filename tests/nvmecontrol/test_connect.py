@@ -148,7 +148,7 @@ def test_bad_arguments_are_refused_before_the_daemon_is_asked(arguments, code, m
                    field="subnqn", value="n at a:1"),
          74, "SUBNQN n at a:1: already connected as nvme1; use that, or -D"),
         (ErrorInfo(kind="too-few-queues", message="1 granted", field="nr_io_queues", value="4"),
-         76, "--nr-io-queues 4: 1 granted; ask for fewer with -i, or leave -i out"),
+         76, "nr_io_queues 4: 1 granted; ask for fewer with -i, or leave -i out"),
         (ErrorInfo(kind="connect-rejected", message="CONNECT: Connect Invalid Host (1/84h, DNR)",
                    status="1/84"),
          74, "a:1: CONNECT: Connect Invalid Host (1/84h, DNR); "
@@ -160,6 +160,17 @@ def test_errors_of_the_daemon_have_the_exit_code_of_their_kind(error, code, line
 
     assert (code, "") == (outcome.code, outcome.out)
     assert f"nvmecontrol connect: {line}\n" == outcome.err
+
+
+@pytest.mark.parametrize(
+    ("options", "label"), [(["-i", "4"], "--nr-io-queues"), ([], "nr_io_queues")]
+)
+def test_a_field_is_called_by_its_option_where_that_was_given(options, label):
+    error = ErrorInfo(kind="usage", message="no; yes", field="nr_io_queues", value="4")
+
+    outcome = run("connect", *options, "a:1", "n", daemon=FakeDaemon({"connect": error}))
+
+    assert outcome.err == f"nvmecontrol connect: {label} 4: no; yes\n"
 
 
 def test_reconnect_sends_only_what_was_given():

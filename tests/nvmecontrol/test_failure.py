@@ -60,6 +60,8 @@ def test_exit_codes(kind, code):
          "c: a:1: closed; check that an NVMe/TCP controller listens there"),
         (ExceptionGroup("g", [ExceptionGroup("h", [UnreachableError("no; way")])]),
          "c: a:1: no; way"),
+        (OSError(28, "No space left on device"),
+         "c: a:1: No space left on device; the output cannot be written; make room for it"),
         (Failure("two\nlines\x07; x", kind="busy"), "c: a:1: two\\x0alines\\x07; x"),
     ],
 )  # fmt: skip
