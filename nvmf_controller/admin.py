@@ -30,6 +30,8 @@ from .queue import Queue
 _log = logging.getLogger(__name__)
 
 _INVALID_QUEUE_TYPE: Final = Status(1, 0x85)
+#: Bit 0 of an opcode: the command has data from the host (Base 2.1, section 3.3.3.1).
+_HOST_TO_CONTROLLER: Final = 1
 #: DW0 of Abort: the command was not aborted.
 _NOT_ABORTED: Final = 1
 
@@ -76,7 +78,7 @@ class AdminQueue(Queue):
         if self.association.state not in {State.ENABLED, State.SHUTTING_DOWN, State.SHUT_DOWN}:
             raise CommandError(COMMAND_SEQUENCE_ERROR.with_dnr())
         entry = SubmissionEntry.unpack(command.sqe)
-        if entry.fuse:
+        if entry.fuse or (command.in_capsule_data is not None and not opcode & _HOST_TO_CONTROLLER):
             raise CommandError(INVALID_FIELD.with_dnr())
         match opcode:
             case AdminOpcode.IDENTIFY:

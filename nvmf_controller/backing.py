@@ -50,7 +50,10 @@ class BackingStore(Protocol):
 
 
 class InlineStore(Protocol):
-    """Operations of a store that takes no time: no task, no thread and no wait per command."""
+    """Operations of a store that takes no time: no task, no thread and no wait per command.
+
+    Such a store has no volatile cache.
+    """
 
     def read_now(self, offset: int, length: int) -> bytes:
         """Returns a copy: the reply must not change while it is being sent."""

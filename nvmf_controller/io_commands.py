@@ -64,6 +64,7 @@ class IoQueue(Queue):
         namespaces, counts = subsystem.namespaces, self.statistics.io_commands
         running, unpack = self._running, SQE.unpack_from
         handlers: dict[int, Handler] = {
+            NvmOpcode.FLUSH: self._flush,
             NvmOpcode.WRITE: self._write,
             NvmOpcode.READ: self._read,
             NvmOpcode.COMPARE: self._compare,
@@ -94,8 +95,8 @@ class IoQueue(Queue):
                 self.fail(command, command.fault)
             elif flags & _FUSE_MASK:
                 self.fail(command, INVALID_FIELD.with_dnr())
-            elif opcode == NvmOpcode.FLUSH:
-                self.start(nursery, command, self._flush, nsid)
+            elif opcode == NvmOpcode.FLUSH and nsid == NSID_ALL:
+                self.start(nursery, command, self._flush_all, list(subsystem))
             elif (handler := handlers.get(opcode)) is None:
                 self.fail(command, _unknown_opcode(command))
             elif (namespace := namespaces.get(nsid)) is None:
@@ -104,6 +105,8 @@ class IoQueue(Queue):
                 self.start(nursery, command, handler, namespace, slba, cdw12)
             elif opcode == NvmOpcode.READ:
                 await self._read_now(command, namespace, store, slba, cdw12)
+            elif opcode == NvmOpcode.FLUSH:
+                self.respond(command.cid)
             elif opcode == NvmOpcode.WRITE and command.in_capsule_data is not None:
                 await self.guard(command, self._write_now(command, namespace, store, slba, cdw12))
             else:
@@ -124,8 +127,8 @@ class IoQueue(Queue):
             return
         shift = namespace.lba_shift
         length = blocks << shift
-        if length != command.transfer_bytes:
-            self.fail(command, _LENGTH_DNR)
+        if length != command.transfer_bytes or command.in_capsule_data is not None:
+            self.fail(command, _wrong_data(command))
             return
         self.statistics.read_bytes += length
         data = store.read_now(slba << shift, length)
@@ -178,6 +181,8 @@ class IoQueue(Queue):
         self, command: ReceivedCommand, namespace: Namespace, slba: int, cdw12: int
     ) -> None:
         offset, length = self._data_range(command, namespace, slba, cdw12)
+        if command.in_capsule_data is not None:
+            raise CommandError(_wrong_data(command))
         async with self._memory(command, length):
             try:
                 data = await namespace.store.read(offset, length)
@@ -269,15 +274,13 @@ class IoQueue(Queue):
                     raise _refusal(error, namespace, WRITE_FAULT) from error
         self.respond(command.cid)
 
-    async def _flush(self, command: ReceivedCommand, nsid: int) -> None:
-        subsystem = self.association.subsystem
-        assert isinstance(subsystem, NvmSubsystem)
-        if nsid == NSID_ALL:
-            namespaces = list(subsystem)
-        elif nsid in subsystem.namespaces:
-            namespaces = [subsystem.namespaces[nsid]]
-        else:
-            raise CommandError(INVALID_NAMESPACE.with_dnr())
+    async def _flush(
+        self, command: ReceivedCommand, namespace: Namespace, slba: int, cdw12: int
+    ) -> None:
+        del slba, cdw12
+        await self._flush_all(command, [namespace])
+
+    async def _flush_all(self, command: ReceivedCommand, namespaces: list[Namespace]) -> None:
         for namespace in namespaces:
             if namespace.store.volatile_cache:
                 try:
@@ -308,6 +311,11 @@ class _Reservation:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._reservation.__aexit__(*exc_info)  # type: ignore[arg-type]
+
+
+def _wrong_data(command: ReceivedCommand) -> Status:
+    """Why a command cannot have its data: the SGL's length, or data where none is taken."""
+    return _LENGTH_DNR if command.in_capsule_data is None else INVALID_FIELD.with_dnr()
 
 
 def _check_writable(namespace: Namespace) -> None:

@@ -1,5 +1,6 @@
 """nvmfd: serves RAM disks, files and block devices to NVMe/TCP hosts."""
 
+import json
 import logging
 import os
 import signal
@@ -105,8 +106,10 @@ def command(
 
     DEVICE is ramdisk:SIZE[:512|:4096] or the path of a file or block device, with :512 or :4096
     after it; SIZE takes K, M, G and T.  The LBA size is 512 by default, a block device's own for
-    that.  Standard output is one line, once connections are accepted:
+    that.  SIGUSR1 writes what was served to standard error.  Standard output is one line, once
+    connections are accepted:
 
+    \b
         ready io=ADDRESS:PORT... discovery=ADDRESS:PORT subnqn=NQN
     """
     _set_up_logging(verbose)
@@ -171,7 +174,7 @@ def _check(
             )
     if not _MIN_H2CDATA_BYTES <= max_h2cdata <= _MAX_H2CDATA_BYTES or max_h2cdata % 4:
         raise ConfigError(
-            f"give a multiple of 4 from {_MIN_H2CDATA_BYTES} to {_MAX_H2CDATA_BYTES}",
+            f"not allowed; give a multiple of 4 from {_MIN_H2CDATA_BYTES} to {_MAX_H2CDATA_BYTES}",
             field="MAXH2CDATA",
             value=max_h2cdata,
         )
@@ -196,7 +199,7 @@ async def _run(transport: Transport, options: Options) -> None:
         async with trio.open_nursery() as nursery:
             ending = trio.Event()
             nursery.start_soon(_watch_signals, signals, ending)
-            await _serve(transport, options, ending)
+            await _serve(transport, options, ending, nursery)
             nursery.cancel_scope.cancel()
 
 
@@ -209,7 +212,24 @@ async def _watch_signals(signals: AsyncIterator[int], ending: trio.Event) -> Non
         ending.set()
 
 
-async def _serve(transport: Transport, options: Options, ending: trio.Event) -> None:
+async def _show_counters(
+    server: Server, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """SIGUSR1: what was served, as one line of JSON on standard error."""
+    with trio.open_signal_receiver(signal.SIGUSR1) as signals:
+        task_status.started()
+        async for _ in signals:
+            sys.stderr.write(f"{_counters(server)}\n")
+            sys.stderr.flush()
+
+
+def _counters(server: Server) -> str:
+    return json.dumps(attrs.asdict(server.statistics))
+
+
+async def _serve(
+    transport: Transport, options: Options, ending: trio.Event, nursery: trio.Nursery
+) -> None:
     async with AsyncExitStack() as stack:
         subsystem = NvmSubsystem(options.subnqn or default_subnqn())
         stack.callback(subsystem.close)
@@ -233,9 +253,10 @@ async def _serve(transport: Transport, options: Options, ending: trio.Event) -> 
             discovery_addresses=options.discovery_addresses,
             config=config,
         ) as server:
+            await nursery.start(_show_counters, server)
             _announce(server)
             await ending.wait()
-            _log.info("ending")
+            _log.info("ending; %s", _counters(server))
 
 
 def _announce(server: Server) -> None:
