@@ -61,8 +61,8 @@ class Session:
     discover: "Discover"
     dev: Path | None = None
     json: bool = False
-    #: What an error without a field is about: a device or an address.
-    subject: str | None = None
+    #: Field and value of what an error without a field is about: a device or an address.
+    subject: tuple[str, str] | None = None
     command: str = PROGRAM
     #: Field of a request -> how the command line calls it.
     labels: dict[str, str] = attrs.field(factory=dict)
@@ -91,7 +91,7 @@ class Session:
         directory, name = split_device(text)
         if directory is not None:
             self.dev = directory
-        self.subject = name
+        self.subject = ("device", name)
         return name
 
     def show(self, value: dict[str, Any]) -> None:
@@ -277,9 +277,11 @@ def _guard(session: Session, run: Callable[[], int]) -> int:
 
 
 def _tell(session: Session, failure: Failure) -> int:
+    if failure.field is None and session.subject is not None:
+        failure.field, failure.value = session.subject
     if session.json:
         session.show({"error": failure.to_json()})
-    click.echo(failure.line(session.command, session.subject, session.labels), err=True)
+    click.echo(failure.line(session.command, session.labels), err=True)
     return failure.exit_code
 
 

@@ -68,27 +68,21 @@ class Failure(Exception):  # noqa: N818 - it is a refusal as often as an error
         """The exit code of this kind; an unknown kind is an I/O error."""
         return KINDS.get(self.kind, (EX_IOERR, ""))[0]
 
-    def line(
-        self, command: str, subject: str | None, labels: Mapping[str, str] = _NO_LABELS
-    ) -> str:
-        """COMMAND: WHAT: WHY; DO, safe to print.
-
-        `subject` is what an error without a field is about; `labels` has the command line's names
-        of fields.
-        """
-        what = self._what(subject, labels)
+    def line(self, command: str, labels: Mapping[str, str] = _NO_LABELS) -> str:
+        """COMMAND: WHAT: WHY; DO, safe to print; `labels` is how the command line calls fields."""
+        what = self._what(labels)
         # Errors of addresses begin with the address.
-        why = self.message.removeprefix(f"{self.value or subject}: ")
+        why = self.message.removeprefix(f"{self.value}: ")
         if ";" not in why:
             remedy = KINDS.get(self.kind, (0, "see `nvmecontrol devlist`"))[1]
             why = f"{why}; {remedy.format(command=command)}"
         parts = [command, what, why] if what else [command, why]
         return printable(": ".join(parts))
 
-    def _what(self, subject: str | None, labels: Mapping[str, str]) -> str | None:
+    def _what(self, labels: Mapping[str, str]) -> str | None:
         label = self.label or (self.field and labels.get(self.field, self.field))
         if label is None:
-            return subject
+            return None
         return f"{label} {self.value}" if self.value else label
 
     def to_json(self) -> dict[str, Any]:

@@ -262,7 +262,7 @@ def connect(session: Session, address: str, subnqn: str, **options: Any) -> None
     from nvmecontrol.answers import structure
     from nvmf_host.messages import ConnectRequest, ConnectResult
 
-    session.subject = address
+    session.subject = ("address", address)
     request = ConnectRequest(address=parse_address(address), subnqn=subnqn, **parameters(options))
     answer = session.request(request)
     result = structure(ConnectResult, answer)

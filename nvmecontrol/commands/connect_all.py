@@ -90,7 +90,7 @@ def _connect_each(
                 outcome.skipped.append({"entry": name, "reason": failure.message})
                 outcome.already += 1
             else:
-                click.echo(failure.line(session.command, name, session.labels), err=True)
+                click.echo(failure.line(f"{session.command}: {name}", session.labels), err=True)
                 outcome.failed.append((name, failure))
             continue
         outcome.connected.append(answer)
@@ -125,13 +125,7 @@ def connect_all(session: Session, /, address: str, **options: Any) -> None:
         if session.json:
             session.show(outcome.to_json())
         raise SystemExit(outcome.failed[0][1].exit_code)
-    raise Failure(
-        "nothing to connect to; see `nvmecontrol discover`",
-        kind="unavailable",
-        field="address",
-        value=session.subject,
-        label="",
-    )
+    raise Failure("nothing to connect to; see `nvmecontrol discover`", kind="unavailable")
 
 
 connect_all.params += connect_options()

@@ -33,7 +33,8 @@ def disconnect(session: Session, device: str) -> None:
     if is_device_name(device) or (is_path and not device.startswith("nqn.")):
         name = session.device(device)
     else:
-        name = session.subject = device
+        name = device
+        session.subject = ("device", device)
     _disconnect(session, name)
 
 

@@ -18,7 +18,7 @@ def query_of(
 
     # nvmf_host.discovery knows the port as well, and brings trio with it.
     target = str(Address.parse(address, default_port=8009))
-    session.subject = target
+    session.subject = ("address", target)
     return Query(
         transport=options["transport"],
         address=target,

@@ -13,7 +13,7 @@ from nvmecontrol.cli import COMMANDS, NOT_YET, Session, cli
 from nvmecontrol.commands.connect import CNTLID_MAX
 from nvmecontrol.commands.io import MAX_RANGES
 from nvmf_host import config, discovery
-from nvmf_host.messages import DevlistResult, connect_default
+from nvmf_host.messages import DevlistResult, ErrorInfo, connect_default
 from nvmf_transport import fabrics
 from nvmf_transport.nvme import DsmRange
 
@@ -92,6 +92,17 @@ def test_json_of_wrong_usage(arguments):
     outcome = run(*arguments.split())
 
     assert (outcome.code, outcome.json["error"]["kind"]) == (64, "usage")
+
+
+def test_an_error_without_a_field_is_about_the_device_or_the_address():
+    daemon = FakeDaemon({"flush": ErrorInfo(kind="gone", message="removed; list them")})
+
+    outcome = run("flush", "/mnt/nvme0ns1", "--json", daemon=daemon)
+
+    assert outcome.code == 74
+    shown = outcome.json["error"]
+    assert (shown["field"], shown["value"]) == ("device", "nvme0ns1")
+    assert outcome.err == "nvmecontrol flush: DEVICE nvme0ns1: removed; list them\n"
 
 
 def test_a_fault_of_this_program_is_one_line_without_a_traceback():

@@ -141,9 +141,10 @@ def test_bad_arguments_are_refused_before_the_daemon_is_asked(arguments, code, m
     ("error", "code", "line"),
     [
         (ErrorInfo(kind="unreachable", message="a:1: refused; nothing listens", step="connect"),
-         68, "a:1: refused; nothing listens"),
+         68, "ADDRESS a:1: refused; nothing listens"),
         (ErrorInfo(kind="unreachable", message="no answer in 10 s"),
-         68, "a:1: no answer in 10 s; check the address, and that a controller listens there"),
+         68, "ADDRESS a:1: no answer in 10 s; "
+             "check the address, and that a controller listens there"),
         (ErrorInfo(kind="busy", message="already connected as nvme1; use that, or -D",
                    field="subnqn", value="n at a:1"),
          74, "SUBNQN n at a:1: already connected as nvme1; use that, or -D"),
@@ -151,7 +152,7 @@ def test_bad_arguments_are_refused_before_the_daemon_is_asked(arguments, code, m
          76, "nr_io_queues 4: 1 granted; ask for fewer with -i, or leave -i out"),
         (ErrorInfo(kind="connect-rejected", message="CONNECT: Connect Invalid Host (1/84h, DNR)",
                    status="1/84"),
-         74, "a:1: CONNECT: Connect Invalid Host (1/84h, DNR); "
+         74, "ADDRESS a:1: CONNECT: Connect Invalid Host (1/84h, DNR); "
              "check SUBNQN and the host NQN against the target's settings"),
     ],
 )  # fmt: skip

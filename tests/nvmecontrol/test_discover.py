@@ -169,7 +169,8 @@ def test_json():
                      "[v6]:port"),
         ("a:99999", 64, "ADDRESS a:99999: '99999' is not a port; give a number from 1 to 65535"),
         ("-t fc a", 69, "--transport fc: unknown transport; available: tcp"),
-        ("a", 68, "a:8009: nobody there; check the address, and that a controller listens there"),
+        ("a", 68, "ADDRESS a:8009: nobody there; "
+                  "check the address, and that a controller listens there"),
     ],
 )  # fmt: skip
 def test_discover_errors(arguments, code, line):

@@ -57,16 +57,16 @@ def test_exit_codes(kind, code):
         (ConfigError("too long; shorten it", field="f", value="v"), "c: f v: too long; shorten it"),
         (UnreachableError("a:1: refused; look"), "c: a:1: refused; look"),
         (ConnectionLostError("closed"),
-         "c: a:1: closed; check that an NVMe/TCP controller listens there"),
+         "c: closed; check that an NVMe/TCP controller listens there"),
         (ExceptionGroup("g", [ExceptionGroup("h", [UnreachableError("no; way")])]),
-         "c: a:1: no; way"),
+         "c: no; way"),
         (OSError(28, "No space left on device"),
-         "c: a:1: No space left on device; the output cannot be written; make room for it"),
-        (Failure("two\nlines\x07; x", kind="busy"), "c: a:1: two\\x0alines\\x07; x"),
+         "c: No space left on device; the output cannot be written; make room for it"),
+        (Failure("two\nlines\x07; x", kind="busy"), "c: two\\x0alines\\x07; x"),
     ],
 )  # fmt: skip
 def test_lines(error, line):
-    assert line == failure_of(error).line("c", "a:1")
+    assert line == failure_of(error).line("c")
 
 
 def test_a_status_is_carried():

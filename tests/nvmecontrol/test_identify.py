@@ -253,7 +253,7 @@ def test_a_status_of_the_controller():
     assert outcome.code == 74
     assert outcome.json["error"]["status"] == "0/0B"
     assert outcome.err == (
-        "nvmecontrol identify: nvme0: Identify: Invalid Namespace (0/0Bh, DNR); "
+        "nvmecontrol identify: DEVICE nvme0: Identify: Invalid Namespace (0/0Bh, DNR); "
         "the status is the controller's; see `devlist` for its state\n"
     )
 
