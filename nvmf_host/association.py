@@ -235,7 +235,7 @@ class Association:
         granted = await admin.set_number_of_queues(self.admin, wanted)
         if granted < wanted and self.params.nr_io_queues is not None:
             raise TooFewQueuesError(
-                f"the controller grants {granted} I/O queues; ask for at most that, or leave it out",
+                f"the controller grants {granted} I/O queues; ask for no more, or leave it out",
                 field="nr_io_queues",
                 value=wanted,
             )

@@ -78,7 +78,7 @@ class ConnectParams:
             address=Address.parse(request.address),
             subnqn=check_nqn(request.subnqn, "subnqn"),
             identity=identity,
-            transport=request.transport,
+            transport=request.transport.lower(),
             cntlid=_cntlid(request.cntlid),
             nr_io_queues=request.nr_io_queues,
             queue_size=request.queue_size,
@@ -104,7 +104,7 @@ class ConnectParams:
             for name in SHOWN
             if name != "ctrl_loss_tmo_s" and getattr(request, name, None) is not None
         }
-        origins = dict(self.origins) | {name: "given" for name in changed}
+        origins = dict(self.origins) | dict.fromkeys(changed, "given")
         if request.address is not None:
             changed["address"] = Address.parse(request.address)
         if identity is not None:
@@ -137,14 +137,14 @@ class ConnectParams:
             self.subnqn,
             self.transport,
             str(self.address),
-            self.host_traddr or "",
-            self.host_iface or "",
         )
 
     def parameters(self) -> dict[str, Parameter]:
         """The values in effect and where they came from."""
         shown = {
-            name: Parameter(value=getattr(self, name, None), origin=self.origins.get(name, "default"))
+            name: Parameter(
+                value=getattr(self, name, None), origin=self.origins.get(name, "default")
+            )
             for name in SHOWN
         }
         if self.nr_io_queues is None:
@@ -153,7 +153,7 @@ class ConnectParams:
 
 
 def _refuse_loss_timeout(value: float | None) -> None:
-    if value is not None and value > 0:
+    if value is not None and not value <= 0:
         raise ConfigError(
             "a finite controller loss timeout is not available yet; leave it out, or give 0 or -1 "
             "for never",

@@ -25,6 +25,7 @@ from nvmf_transport.errors import (
     NvmfError,
     TransportError,
 )
+from nvmf_transport.nvme import NSID_ALL
 
 from . import admin, identity, messages
 from .config import ConnectParams
@@ -38,6 +39,9 @@ log = logging.getLogger(__name__)
 _MAX_LOG_BYTES: Final = 16 << 20
 #: Answers that nobody reads: a session that leaves more lying is cut off.
 _MAX_UNREAD_BYTES: Final = 64 << 20
+
+#: What the fields of Get Log Page hold.
+_LOG_PAGE_FIELDS: Final = {"lid": 0xFF, "lsp": 0x7F, "lsi": 0xFFFF, "nsid": NSID_ALL}
 
 _converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
 
@@ -91,7 +95,9 @@ def structure_request(fields: dict[str, Any]) -> messages.Request:
 
 def error_info(error: NvmfError) -> messages.ErrorInfo:
     """What an answer says of an error."""
-    status = f"{error.status.sct:X}/{error.status.sc:02X}" if isinstance(error, CommandError) else None
+    status = (
+        f"{error.status.sct:X}/{error.status.sc:02X}" if isinstance(error, CommandError) else None
+    )
     step = error.step if isinstance(error, TransportError) else None
     return messages.ErrorInfo(
         kind=error.kind,
@@ -110,6 +116,7 @@ class Session:
         self._service = service
         self._nursery = nursery
         self._scopes: set[trio.CancelScope] = set()
+        self._pending = 0
         self._output: deque[bytes] = deque()
         self._unread_bytes = 0
         self._ready = trio.Event()
@@ -120,13 +127,14 @@ class Session:
         identifier: Any = None
         try:
             fields = self._parse(line)
-            identifier = fields.pop("id", None)
+            identifier = _identifier(fields.pop("id", None))
             request = structure_request(fields)
-            if len(self._scopes) >= messages.MAX_PENDING:
+            if self._pending >= messages.MAX_PENDING:
                 raise BusyError(f"{messages.MAX_PENDING} requests are pending; wait for answers")
         except NvmfError as error:
             self._answer(identifier, "error", error_info(error))
         else:
+            self._pending += 1
             self._nursery.start_soon(self._run, identifier, request)
 
     async def read(self, max_bytes: int, *, wait_s: float = 0.1) -> bytes:
@@ -164,18 +172,20 @@ class Session:
             fields = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise ConfigError(
-                f"not JSON: {error}; write one JSON object a line", field="request", value=line[:80]
+                f"not JSON: {error}; write one JSON object a line",
+                field="request",
+                value=_text(line),
             ) from None
         if not isinstance(fields, dict):
-            raise ConfigError("write a JSON object", field="request", value=line[:80])
+            raise ConfigError("write a JSON object", field="request", value=_text(line))
         return fields
 
     async def _run(self, identifier: Any, request: messages.Request) -> None:
         with trio.CancelScope() as scope:
-            if self._closed:
-                return
             self._scopes.add(scope)
             try:
+                if self._closed:
+                    return
                 result = await self._service.handle(request)
             except NvmfError as error:
                 self._answer(identifier, "error", error_info(error))
@@ -187,6 +197,7 @@ class Session:
             else:
                 self._answer(identifier, "result", result)
             finally:
+                self._pending -= 1
                 self._scopes.discard(scope)
 
     def _answer(self, identifier: Any, key: str, value: Any) -> None:
@@ -264,13 +275,14 @@ class ControlService:
 
     async def _devlist(self, _request: messages.DevlistRequest) -> messages.DevlistResult:
         return messages.DevlistResult(
-            controllers=tuple(
-                controller.info() for controller in self._host.controllers.values()
-            )
+            controllers=tuple(controller.info() for controller in self._host.controllers.values())
         )
 
     async def _identify(self, request: messages.IdentifyRequest) -> messages.DataResult:
         controller, namespace = self._device(request.device)
+        _check_range("cns", request.cns, 0xFF)
+        if request.nsid is not None:
+            _check_range("nsid", request.nsid, NSID_ALL)
         own = 0 if namespace is None else namespace.nsid
         queue = controller.live_association().admin
         nsid = own if request.nsid is None else request.nsid
@@ -278,9 +290,13 @@ class ControlService:
 
     async def _log_page(self, request: messages.LogPageRequest) -> messages.DataResult:
         controller, namespace = self._device(request.device)
+        for field, highest in _LOG_PAGE_FIELDS.items():
+            value = getattr(request, field)
+            if value is not None:
+                _check_range(field, value, highest)
         _check_multiple_of_4("length_bytes", request.length_bytes, 4, _MAX_LOG_BYTES)
         _check_multiple_of_4("offset_bytes", request.offset_bytes, 0, 1 << 62)
-        own = 0xFFFFFFFF if namespace is None else namespace.nsid
+        own = NSID_ALL if namespace is None else namespace.nsid
         data = await admin.get_log_page(
             controller.live_association().admin,
             request.lid,
@@ -353,6 +369,22 @@ def _data(data: bytearray) -> messages.DataResult:
     return messages.DataResult(data=base64.b64encode(data).decode("ascii"))
 
 
+def _identifier(value: Any) -> Any:
+    # What is given back as it came has to be something small.
+    if value is not None and not isinstance(value, (int, str)):
+        raise ConfigError("give a number or a string", field="id", value=str(value)[:80])
+    return value
+
+
+def _text(line: bytes) -> str:
+    return line[:80].decode("utf-8", "replace")
+
+
+def _check_range(field: str, value: int, highest: int) -> None:
+    if not 0 <= value <= highest:
+        raise ConfigError(f"give a number from 0 to {highest}", field=field, value=value)
+
+
 def _check_multiple_of_4(field: str, value: int, lowest: int, highest: int) -> None:
     if value % 4 or not lowest <= value <= highest:
         raise ConfigError(
@@ -367,4 +399,3 @@ async def open_control(host: Host) -> AsyncIterator[ControlService]:
         async with trio.open_nursery() as nursery:
             yield ControlService(host, nursery)
             nursery.cancel_scope.cancel()
-

@@ -2,7 +2,7 @@
 
 `run` is its task.  An association ends by any failure of it; then the namespaces are held, the
 controller is reset if it still answers, the sockets are closed, and the next attempt is made when
-it is due or wanted.  Whoever asks for something (`reconnect`, `close`) only sets a wish; `run` acts.
+it is due or wanted.  Whoever asks for something (`reconnect`, `close`) sets a wish; `run` acts.
 """
 
 import logging
@@ -24,6 +24,7 @@ from nvmf_transport.interfaces import Transport
 from .association import Association, open_association
 from .attempts import Attempts
 from .config import ConnectParams
+from .groups import single_error
 from .handshake import Handshake
 from .messages import ControllerInfo
 from .namespace import Namespace
@@ -36,6 +37,11 @@ from .state import CONTROLLER_TRANSITIONS, ControllerState, moved
 log = logging.getLogger(__name__)
 
 _S = ControllerState
+#: An association that ends sooner counts as one more failed attempt: the next is not made at once,
+#: or a controller that lets go as soon as it is connected would be called without a pause.
+_SETTLED_S: Final = 1.0
+#: All that an orderly end may take, sockets apart.
+_CLOSE_S: Final = 9.0
 #: A namespace that has to be identified again and again is so after 0.1 s, doubling to this.
 _LONGEST_RECHECK_S: Final = 5.0
 
@@ -71,7 +77,13 @@ class Controller:
         self.roster = Roster(self._make_namespace, on_added, on_changed, on_removed)
         self._close_wanted = trio.Event()
         self._wishes = trio.Event()
+        self._keep_trying = False
+        #: Cancelled where the attempt under way is not wanted any more.
         self._attempt_scope: trio.CancelScope | None = None
+        #: Cancelled where there is nothing more to do with the association than to end it.
+        self._serving: trio.CancelScope | None = None
+        self._parting: trio.CancelScope | None = None
+        self._alive_at = self._failed_at = trio.current_time()
         #: NSIDs to identify (None: all) and when.
         self._rescans: dict[int | None, float] = {}
         self._rechecks: dict[int, float] = {}
@@ -101,14 +113,20 @@ class Controller:
 
         Raises `BusyError` while connected, else the attempt's error.  The parameters stay.
         """
-        if self.state is _S.LIVE:
+        association = self.association
+        if self.state is _S.LIVE and association is not None and association.error is None:
             raise BusyError(
                 f"{self.name} is connected; disconnect it, or wait for it to be lost",
                 field="device",
                 value=self.name,
             )
-        if self.state in (_S.CLOSING, _S.CLOSED):
-            raise BusyError(f"{self.name} is being disconnected", field="device", value=self.name)
+        self._refuse_if_closing()
+        if not self.associations and not self._keep_trying:
+            raise BusyError(
+                f"{self.name} is being connected for the first time; wait, or disconnect it",
+                field="device",
+                value=self.name,
+            )
         changed = params != self.params
         self.params = params
         if self._attempt_scope is None:
@@ -118,22 +136,32 @@ class Controller:
             self._attempt_scope.cancel()
             with suppress(NvmfError):
                 await self.attempts.outcome()
+            self._refuse_if_closing()
             self.attempts.want()
         await self.attempts.outcome()
 
+    def _refuse_if_closing(self) -> None:
+        if self._close_wanted.is_set() or self.state in (_S.CLOSING, _S.CLOSED):
+            raise BusyError(f"{self.name} is being disconnected", field="device", value=self.name)
+
     async def close(self) -> None:
-        """An orderly end; returns when it has come.  `problems` says what was not seen to end well."""
+        """An orderly end; returns when it has come.  `problems` says what did not end well."""
         self._close_wanted.set()
         self._wishes.set()
         self.attempts.want()
-        if self._attempt_scope is not None:
-            self._attempt_scope.cancel()
+        for scope in (self._attempt_scope, self._serving):
+            if scope is not None:
+                scope.cancel()
+        if self._parting is not None:
+            soon = trio.current_time() + _CLOSE_S
+            self._parting.deadline = min(self._parting.deadline, soon)
         await self.closed.wait()
 
     # The task.
 
     async def run(self, *, keep_trying: bool) -> None:
         """Lives until it is closed, or, without `keep_trying`, until the first attempt fails."""
+        self._keep_trying = keep_trying
         try:
             self.attempts.lost()
             while not self._close_wanted.is_set():
@@ -154,13 +182,14 @@ class Controller:
             self._move(_S.RECONNECTING)
         self.attempts.begin()
         error: NvmfError | None = None
-        with trio.CancelScope() as scope:
-            self._attempt_scope = scope
-            try:
+        scope = self._attempt_scope = trio.CancelScope()
+        try:
+            # A queue's error may come together with the cancellation: that is taken off first.
+            with single_error(), scope:
                 await self._live_and_die()
-            except NvmfError as failure:
-                error = failure
-                self._name_target(failure)
+        except NvmfError as failure:
+            error = failure
+            self._name_target(failure)
         if scope.cancelled_caught:
             error = ShutdownError("the attempt was given up")
         self._attempt_scope = None
@@ -186,12 +215,15 @@ class Controller:
         ) as association:
             self.association = self.last_association = association
             try:
-                await self._identify(association, None, reconnected=self.associations > 0)
-                self._came_alive(association)
-                await self._serve(association)
+                with trio.CancelScope() as self._serving:
+                    await self._identify(association, None, reconnected=self.associations > 0)
+                    if association.error is None and not self._close_wanted.is_set():
+                        self._came_alive(association)
+                        await self._serve(association)
             except NvmfError as error:
                 association.fail(error)
             finally:
+                self._serving = None
                 await self._part(association)
         if association.error is not None:
             raise association.error
@@ -199,6 +231,7 @@ class Controller:
     def _came_alive(self, association: Association) -> None:
         # From here on nobody cancels: the end of an association is orderly.
         self._attempt_scope = None
+        self._alive_at = trio.current_time()
         self.associations += 1
         self.last_error = ""
         self._move(_S.LIVE)
@@ -232,18 +265,28 @@ class Controller:
         self, association: Association, nsids: set[int] | None, *, reconnected: bool
     ) -> None:
         """Identifies namespaces and lets them go on, or not."""
-        if nsids is None:
-            self._rescans.clear()
-        handshake = Handshake()
-        with handshake.step("identifying the namespaces", cause=lambda: association.error):
-            found = await scan(
-                association.admin,
-                association.controller,
-                association.version,
-                nsids,
-                # There may be thousands: it is silence that is bounded.
-                on_progress=handshake.progress,
-            )
+        while True:
+            if nsids is None:
+                self._rescans.clear()
+            handshake = Handshake()
+            with handshake.step("identifying the namespaces", cause=lambda: association.error):
+                found = await scan(
+                    association.admin,
+                    association.controller,
+                    association.version,
+                    nsids,
+                    # There may be thousands: it is silence that is bounded.
+                    on_progress=handshake.progress,
+                )
+            now = trio.current_time()
+            late = {nsid for nsid, at in self._rescans.items() if at <= now}
+            if not late or association.error is not None:
+                break
+            # They changed while they were being looked at: what was found may be old already.
+            for nsid in late:
+                del self._rescans[nsid]
+            if nsids is not None:
+                nsids = None if None in late else nsids | {n for n in late if n is not None}
         if association.error is None:
             self.roster.take(found, association, nsids, reconnected=reconnected)
 
@@ -252,13 +295,17 @@ class Controller:
         closing = self._close_wanted.is_set() and association.error is None
         if not closing:
             association.fail(ShutdownError("the attempt was given up"))
-        with trio.CancelScope(shield=True):
+        problem: str | None = "the controller was not seen to stop in time"
+        with trio.CancelScope(shield=True) as self._parting:
+            if self._close_wanted.is_set():
+                self._parting.deadline = trio.current_time() + _CLOSE_S
             if closing:
                 self._move(_S.CLOSING)
                 self.roster.end("the controller was disconnected")
                 await wait_idle(association)
                 self.problems += await flush_all(association, self.roster.namespaces.values())
             problem = await association.stop(orderly=closing)
+        self._parting = None
         if problem is not None:
             log.info("%s: %s", self.name, problem)
             if closing:
@@ -268,8 +315,10 @@ class Controller:
 
     def _association_failed(self, error: NvmfError) -> None:
         self.last_error = str(error)
+        self._failed_at = trio.current_time()
         self.roster.hold(f"connection lost: {error}")
-        self._wishes.set()
+        if self._serving is not None:
+            self._serving.cancel()
 
     def _namespaces_changed(self, nsids: set[int] | None) -> None:
         """The controller reports changed attributes: nothing is sent before they are known."""
@@ -302,7 +351,8 @@ class Controller:
         if error is not None:
             self.last_error = str(error)
         if self.state is _S.LIVE:
-            self.attempts.lost()
+            if self._failed_at - self._alive_at >= _SETTLED_S:
+                self.attempts.lost()
             log.warning("%s: association lost: %s", self.name, self.last_error)
         else:
             log.warning("%s: attempt %d: %s", self.name, self.attempts.count, self.last_error)

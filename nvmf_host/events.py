@@ -11,7 +11,7 @@ from typing import Final
 import trio
 
 from nvmf_transport import status as st
-from nvmf_transport.errors import CommandError, NvmfError
+from nvmf_transport.errors import CommandError, DataDigestError, NvmfError
 from nvmf_transport.identify import IdentifyController, unpack_namespace_list
 from nvmf_transport.logs import ErrorEntry, HealthLog, LogId
 from nvmf_transport.nvme import (
@@ -34,6 +34,13 @@ MAX_AERS: Final = 4
 #: Critical warnings that are worth an event: spare, reliability, read-only, volatile backup.
 _WARNINGS: Final = 0x1D
 _RETRY_S: Final = 1.0
+_LONGEST_RETRY_S: Final = 60.0
+#: How often the log page of one event is asked for.
+_TRIES: Final = 3
+#: Statuses of a request that another one would only meet again.
+_NEVER: Final = frozenset(
+    {st.AER_LIMIT_EXCEEDED.code, st.INVALID_OPCODE.code, st.INVALID_FIELD.code}
+)
 _CHANGED_LIST_BYTES: Final = 4096
 
 
@@ -55,33 +62,62 @@ async def listen(
     queue: HostQueue,
     controller: IdentifyController,
     on_namespaces: Callable[[set[int] | None], None],
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """One request's loop; returns when the queue is dead or the controller wants no more.
 
-    `on_namespaces` gets the NSIDs that changed, None for "any of them".
+    `on_namespaces` gets the NSIDs that changed, None for "any of them".  Whoever starts this with
+    `nursery.start` goes on when the first request is armed.
     """
+    # From here to the first request there is no checkpoint, so it leaves before `start` returns.
+    task_status.started()
+    pause_s = _RETRY_S
     while True:
         command = admin.sqe(AdminOpcode.ASYNC_EVENT_REQUEST)
         try:
             response = await queue.execute(command, name="Asynchronous Event Request")
         except CommandError as error:
-            if error.status.code == st.AER_LIMIT_EXCEEDED.code or error.status.dnr:
+            if error.status.code in _NEVER:
                 log.info("one Asynchronous Event Request fewer: %s", error)
                 return
-            await trio.sleep(_RETRY_S)
+            log.debug("armed again in %g s: %s", pause_s, error)
+            await trio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_RETRY_S)
             continue
         except NvmfError:
             return
+        pause_s = _RETRY_S
         event = AsyncEvent(response.result & 0xFFFFFFFF)
+        if not await _see_to(queue, controller, event, on_namespaces):
+            return
+
+
+async def _see_to(
+    queue: HostQueue,
+    controller: IdentifyController,
+    event: AsyncEvent,
+    on_namespaces: Callable[[set[int] | None], None],
+) -> bool:
+    """Handles an event, a few times if need be; False where the queue is dead.
+
+    The controller says nothing more of this kind until the log page was read, so a page that
+    could not be read is asked for again.
+    """
+    for _ in range(_TRIES):
         try:
             await _handle(queue, controller, event, on_namespaces)
-        except CommandError as error:
+        except (CommandError, DataDigestError) as error:
             log.info("event %#010x: %s", event.value, error)
             if _concerns_namespaces(event):
                 # The list could not be read: any of them may have changed.
                 on_namespaces(None)
+            await trio.sleep(_RETRY_S)
         except NvmfError:
-            return
+            return False
+        else:
+            break
+    return True
 
 
 def _concerns_namespaces(event: AsyncEvent) -> bool:

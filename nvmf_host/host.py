@@ -1,7 +1,7 @@
 """The host: its controllers by name, and the library's entry points.
 
-    async with nvmf_host.connect("127.0.0.1:4420", "nqn...") as controller:
-        data = await controller.namespaces[1].read(0, 4096)
+async with nvmf_host.connect("127.0.0.1:4420", "nqn...") as controller:
+    data = await controller.namespaces[1].read(0, 4096)
 """
 
 import enum
@@ -56,6 +56,8 @@ class Host:
         self._nursery = nursery
         self._closing = False
         self._subscribers: list[Callable[[NodeEvent], None]] = []
+        #: The names that subscribers know.
+        self._nodes: set[str] = set()
         #: Namespaces with the same identifiers in the same subsystem, in the order of their coming.
         self._paths: dict[tuple[str, tuple[tuple[str, str], ...]], list[Namespace]] = {}
 
@@ -80,17 +82,14 @@ class Host:
             params,
             transport,
             on_added=lambda namespace: self._joined(params.subnqn, namespace),
-            on_changed=lambda namespace: self._emit(
-                NodeEventKind.CHANGED, name if namespace is None else namespace.name
-            ),
+            on_changed=lambda namespace: self._changed(controller, namespace),
             on_removed=lambda namespace: self._left(params.subnqn, namespace),
         )
         self.controllers[name] = controller
-        self.controllers = dict(
-            sorted(self.controllers.items(), key=lambda item: _number(item[0]))
-        )
+        self.controllers = dict(sorted(self.controllers.items(), key=lambda item: _number(item[0])))
         if keep_trying:
             self._emit(NodeEventKind.ADDED, name)
+        # Else it has a node from its first association on; see `_changed`.
         self._nursery.start_soon(self._run, controller, keep_trying)
         try:
             await controller.attempts.outcome()
@@ -103,9 +102,6 @@ class Host:
             with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_LIMIT_S):
                 await controller.close()
             raise
-        else:
-            if not keep_trying:
-                self._emit(NodeEventKind.ADDED, name)
         return controller
 
     async def reconnect(self, controller: Controller, params: ConnectParams) -> None:
@@ -140,9 +136,7 @@ class Host:
             return self.controllers[name]
         except KeyError:
             known = ", ".join(self.controllers) or "none"
-            raise NoSuchDeviceError(
-                f"no such controller; there are: {known}", value=name
-            ) from None
+            raise NoSuchDeviceError(f"no such controller; there are: {known}", value=name) from None
 
     def find_namespace(self, name: str) -> tuple[Controller, Namespace]:
         """The namespace of this name and its controller; raises `NoSuchDeviceError`."""
@@ -164,7 +158,22 @@ class Host:
             del self.controllers[controller.name]
             self._emit(NodeEventKind.REMOVED, controller.name)
 
+    def _changed(self, controller: Controller, namespace: Namespace | None) -> None:
+        if namespace is not None:
+            self._emit(NodeEventKind.CHANGED, namespace.name)
+        elif controller.state is ControllerState.LIVE and controller.name not in self._nodes:
+            self._emit(NodeEventKind.ADDED, controller.name)
+        else:
+            self._emit(NodeEventKind.CHANGED, controller.name)
+
     def _emit(self, kind: NodeEventKind, name: str) -> None:
+        """Tells the subscribers; of what has no node they hear nothing."""
+        if kind is NodeEventKind.ADDED:
+            self._nodes.add(name)
+        elif name not in self._nodes:
+            return
+        if kind is NodeEventKind.REMOVED:
+            self._nodes.remove(name)
         event = NodeEvent(kind, name)
         for callback in self._subscribers:
             callback(event)

@@ -13,15 +13,16 @@ from .io_path import io_sqe
 from .namespace import Namespace
 
 #: How long commands under way, and then each Flush, may take.
-_IDLE_S: Final = 3.0
-_FLUSH_S: Final = 5.0
+_IDLE_S: Final = 2.0
+_FLUSH_S: Final = 4.0
 _POLL_S: Final = 0.01
 
 
 async def wait_idle(association: Association) -> None:
     """Waits for the I/O commands that are outstanding, for a while."""
     with trio.move_on_after(_IDLE_S):
-        while any(queue.outstanding or queue.waiting for queue in association.io):
+        # No event: that would have a price at every completion.
+        while any(queue.outstanding or queue.waiting for queue in association.io):  # noqa: ASYNC110
             await trio.sleep(_POLL_S)
 
 
@@ -31,19 +32,20 @@ async def flush_all(association: Association, namespaces: Iterable[Namespace]) -
     deadline = trio.current_time() + _FLUSH_S
 
     async def flush(namespace: Namespace) -> None:
-        path = namespace.engine.path
-        if path is None or not path.can_flush or not association.io:
-            return
         problem: str | None = "Flush took too long"
-        with trio.move_on_at(deadline):
-            try:
-                await association.io[0].execute(
-                    io_sqe(NvmOpcode.FLUSH, namespace.nsid, 0), name="Flush"
-                )
-            except NvmfError as error:
-                problem = str(error)
-            else:
-                problem = None
+        if namespace.engine.path is None:
+            # Not identified on this association: another namespace may have its NSID now.
+            problem = "it was not connected any more"
+        else:
+            with trio.move_on_at(deadline):
+                try:
+                    await association.io[0].execute(
+                        io_sqe(NvmOpcode.FLUSH, namespace.nsid, 0), name="Flush"
+                    )
+                except NvmfError as error:
+                    problem = str(error)
+                else:
+                    problem = None
         if problem is not None:
             problems.append(f"{namespace.name}: acknowledged writes may not be durable: {problem}")
 
