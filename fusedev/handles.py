@@ -46,7 +46,9 @@ class Usage:
 class NamespaceFile:
     """An open of `nvmeXnsY`; with `fua` every write is durable before it returns.
 
-    The kernel sends no fsync for a handle opened O_SYNC or O_DSYNC, hence `fua`.
+    The kernel sends no fsync for a handle opened O_SYNC or O_DSYNC, hence `fua`.  A single write
+    with RWF_DSYNC (pwritev2(2)) looks like any other here, because pyfuse3 does not pass on the
+    flags of a write: such a caller needs fdatasync, or a handle opened O_DSYNC.
     """
 
     _node: NamespaceNode = attrs.field(alias="node")

@@ -8,11 +8,13 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 
 import pytest
 
+from fusedev import mountinfo
 from tests.fusedev.mounted import ROOT, running, until
 
 pytestmark = [pytest.mark.fuse, pytest.mark.timeout(60)]
@@ -136,3 +138,23 @@ def test_io_waits_while_the_controller_is_away(fusedev, tmp_path):
             assert os.pread(fd, 12, 99) == data[99:100] + b"while away" + data[110:111]
             os.close(fd)
             assert daemon.end() == 0
+
+
+def test_a_signal_ends_it_while_a_first_attempt_hangs(tmp_path, environment):
+    directory = tmp_path / "mount"
+    directory.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = f"127.0.0.1:{silent.getsockname()[1]}/{SUBNQN}"
+        with subprocess.Popen(
+            [sys.executable, "-m", "fusedev.main", "--connect", target],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+        ) as process:
+            until(lambda: (directory / "nvme0").exists())
+            process.terminate()
+            out, err = process.communicate(timeout=8)
+        assert (process.returncode, out) == (0, ""), err
+    assert not mountinfo.mounts_at(str(directory))

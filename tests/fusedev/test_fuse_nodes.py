@@ -16,7 +16,7 @@ import subprocess
 
 import pytest
 
-from tests.fusedev.mounted import control, running, until
+from tests.fusedev.mounted import control, known_size, running, until
 
 pytestmark = pytest.mark.fuse
 
@@ -164,18 +164,10 @@ def test_truncating_changes_no_size(node):
 
 
 def test_after_a_truncating_open_the_kernel_soon_knows_the_size_unasked(node):
-    def known_size() -> str:
-        # statx(AT_STATX_DONT_SYNC): what the kernel believes, without a GETATTR.
-        return subprocess.run(
-            ["stat", "--cached=always", "-c", "%s", node],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.strip()
-
-    for _ in range(5):
-        with opened(node, os.O_WRONLY | os.O_TRUNC):
-            until(lambda: known_size() == str(MIB), 2)
+    with opened(node, os.O_RDONLY) as other:
+        for _ in range(5):
+            with opened(node, os.O_WRONLY | os.O_TRUNC):
+                until(lambda: known_size(other) == MIB, 2)
 
 
 def test_mapping_shared_is_refused(node):

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from tests.fusedev.mounted import ROOT, control, running, until
+from tests.fusedev.mounted import ROOT, control, known_size, running, until
 
 pytestmark = [
     pytest.mark.fuse,
@@ -163,16 +163,6 @@ def test_all_that_waits_fails_when_the_daemon_ends(daemon, waiting):
 
 def test_a_new_size_is_known_to_asynchronous_readers_at_once(daemon):
     # They trust the size that the kernel has, and nobody asks for the attributes here.
-    with open(daemon.path("nvme0ns1"), "rb"):
+    with open(daemon.path("nvme0ns1"), "rb") as file:
         daemon.do("resize", name="nvme0ns1", size_bytes=2 << 20)
-        until(
-            lambda: (
-                subprocess.run(
-                    ["stat", "--cached=always", "-c", "%s", daemon.path("nvme0ns1")],
-                    check=True,
-                    capture_output=True,
-                ).stdout
-                == b"2097152\n"
-            ),
-            2,
-        )
+        until(lambda: known_size(file.fileno()) == 2 << 20, 2)

@@ -2,6 +2,7 @@
 
 import os
 
+import pyfuse3
 import pytest
 
 from fusedev import mount, mountinfo
@@ -125,3 +126,15 @@ def test_a_request_timeout_is_warned_of(tmp_path, announce):
 
 def test_a_kernel_without_request_timeouts_is_not(tmp_path):
     mount.warn_of_request_timeout(tmp_path)
+
+
+@pytest.mark.fuse
+def test_a_mount_that_fails_says_what_libfuse_says(tmp_path, capfd):
+    point = MountPoint(f"{tmp_path}/none", temporary=False)
+    with (
+        pytest.raises(StartError, match=r"/none: mount failed: .*No such file") as raised,
+        mount.mounted(pyfuse3.Operations(), point, allow_other=False),
+    ):
+        pytest.fail("mounted")
+    assert raised.value.exit_code == 71
+    assert capfd.readouterr().err == ""
