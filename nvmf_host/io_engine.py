@@ -51,6 +51,9 @@ class IoEngine:
         self._order = 0
         self._waiting: dict[int, IoRequest] = {}
         self._ambiguous: dict[int, IoRequest] = {}
+        #: Those that were ambiguous when the namespace went, until they are acknowledged after all.
+        self._interrupted: dict[int, IoRequest] = {}
+        self._gone = trio.Event()
         #: Writes acknowledged, and how many of them a completed Flush or FUA covers.
         self._acknowledged = self._flushed = 0
         self._volatile = False
@@ -68,7 +71,8 @@ class IoEngine:
     @property
     def ambiguous(self) -> list[tuple[int, int]]:
         """(SLBA, LBAs) of the ambiguous writes."""
-        return [(request.slba, request.nlb) for request in self._ambiguous.values()]
+        requests = self._interrupted | self._ambiguous
+        return [(request.slba, request.nlb) for request in requests.values()]
 
     @property
     def dirty(self) -> bool:
@@ -118,6 +122,9 @@ class IoEngine:
             return
         self._move(_S.GONE)
         self.reason = reason
+        self._gone.set()
+        # Failing them does not settle what became of them.
+        self._interrupted = dict(self._ambiguous)
         waiting, self._waiting = self._waiting, {}
         for order in sorted(waiting):
             waiting[order].fail(NamespaceGoneError(f"{self._name}: {reason}"))
@@ -139,9 +146,9 @@ class IoEngine:
 
     def settle(self, order: int) -> None:
         """An ambiguous write has an outcome; the last one lets everything else go."""
-        if self._ambiguous.pop(order, None) is not None and not self._ambiguous:
-            if self.state is _S.REPLAYING:
-                self._go_live()
+        settled = self._ambiguous.pop(order, None) is not None
+        if settled and not self._ambiguous and self.state is _S.REPLAYING:
+            self._go_live()
 
     async def _perform(self, request: IoRequest) -> bool:
         immediate = delayed = rechecks = 0
@@ -156,8 +163,14 @@ class IoEngine:
                 if request.sent and request.kind in CHANGES:
                     request.ambiguous = True
                     self._ambiguous[request.order] = request
+                # What was tried on an association that is over says nothing about the next one.
+                immediate = delayed = rechecks = 0
+                give_up_at = None
                 if request.restarts:
                     return False
+                if self.state is _S.LIVE:
+                    # A queue that died before anybody held the namespace must not spin the loop.
+                    await trio.lowlevel.checkpoint()
                 continue
             if request.digest_error:
                 immediate += 1
@@ -173,17 +186,23 @@ class IoEngine:
                 case Action.RETRY_NOW if immediate < MAX_IMMEDIATE_RETRIES:
                     immediate += 1
                 case Action.RETRY_LATER if give_up_at is None or trio.current_time() < give_up_at:
+                    now = trio.current_time()
                     if give_up_at is None:
-                        give_up_at = trio.current_time() + RETRY_LIMIT_S
+                        give_up_at = now + RETRY_LIMIT_S
                     self.last_error = f"retrying: {error}"
                     path = self._path
                     crdt_s = path.crdt_s if path is not None else (0.0, 0.0, 0.0)
-                    await trio.sleep(retry_delay_s(status, delayed, crdt_s))
+                    # The last try is made when the time is up, whatever delay the controller asks.
+                    retry_at = min(now + retry_delay_s(status, delayed, crdt_s), give_up_at)
+                    with trio.move_on_at(retry_at):
+                        await self._gone.wait()
                     delayed += 1
                 case Action.WAIT if rechecks < _MAX_RECHECKS or (
                     status.code != INVALID_NAMESPACE.code
                 ):
                     rechecks += 1
+                    delayed = 0
+                    give_up_at = None
                     if self.state in (_S.LIVE, _S.REPLAYING):
                         self.last_error = str(error)
                         self.hold(f"waiting: {error}")
@@ -208,6 +227,7 @@ class IoEngine:
             if request.fua and self._flushed == self._acknowledged - 1:
                 self._flushed = self._acknowledged
             if request.ambiguous:
+                self._interrupted.pop(request.order, None)
                 self.settle(request.order)
         elif request.kind is Kind.FLUSH:
             self._flushed = max(self._flushed, acknowledged_at_start)

@@ -98,7 +98,7 @@ class IoPath:
 
     def fits(self, slba: int, nlb: int) -> bool:
         """True where `split` would give one part."""
-        return nlb <= self.max_lbas and (
+        return 0 < nlb <= self.max_lbas and (
             not self.boundary_lbas or slba % self.boundary_lbas + nlb <= self.boundary_lbas
         )
 

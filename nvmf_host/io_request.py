@@ -101,7 +101,7 @@ class IoRequest:
 
     def start(self, path: IoPath) -> None:
         """Sends the commands of this request; may finish at once."""
-        self.finished = self.lost = self.digest_error = False
+        self.finished = self.lost = self.sent = self.digest_error = False
         self.status = 0
         commands = self._commands(path)
         self.outstanding = len(commands)
@@ -132,7 +132,9 @@ class IoRequest:
             case Kind.READ:
                 return [
                     Command(
-                        io_sqe(NvmOpcode.READ, nsid, slba, nlb - 1), done, data_in=self._slice(slba, nlb)
+                        io_sqe(NvmOpcode.READ, nsid, slba, nlb - 1),
+                        done,
+                        data_in=self._slice(slba, nlb),
                     )
                     for slba, nlb in self._parts(path)
                 ]
@@ -163,9 +165,7 @@ class IoRequest:
                 ]
             case Kind.DEALLOCATE:
                 ranges = self.ranges or []
-                return [
-                    Command(dsm_sqe(nsid, len(ranges)), done, data_out=pack_dsm_ranges(ranges))
-                ]
+                return [Command(dsm_sqe(nsid, len(ranges)), done, data_out=pack_dsm_ranges(ranges))]
 
     def _parts(self, path: IoPath) -> list[tuple[int, int]]:
         if path.fits(self.slba, self.nlb):

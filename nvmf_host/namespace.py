@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
-from nvmf_transport.errors import ConfigError
+from nvmf_transport.errors import ConfigError, LocalProtocolError
 from nvmf_transport.nvme import DsmRange
 from nvmf_transport.wire import Buffer
 
@@ -213,6 +213,8 @@ class Namespace:
 
     def _lbas(self, offset: int, length: int) -> tuple[int, int]:
         """The LBAs that bytes touch, as (SLBA, LBAs)."""
+        if offset < 0:
+            raise LocalProtocolError(f"{self.name}: offset {offset} is before the beginning")
         size = self.lba_bytes
         slba = offset // size
         return slba, -(-(offset + length) // size) - slba
@@ -242,8 +244,9 @@ class Namespace:
             path = self.engine.path
             if path is not None:
                 return path
-            # A read of the first LBA waits for the namespace to be live, and fails where it goes.
-            await self.read(0, 1)
+            # A read of nothing waits for the namespace to be live, and fails where it goes; it
+            # sends no command, which could fail by itself.
+            await self.engine.perform(IoRequest(Kind.READ, self.engine.next_order()))
 
     async def _perform_read(
         self, order: int, slba: int, nlb: int, into: memoryview, *, ambiguous: bool = False

@@ -147,9 +147,7 @@ class HostQueue:
         if response.digest_error:
             raise DataDigestError(f"{name}: the data digest does not match")
         if response.status:
-            raise CommandError(
-                Status.from_field(response.status), name, result=response.result
-            )
+            raise CommandError(Status.from_field(response.status), name, result=response.result)
         return response
 
     async def run(self) -> None:
@@ -163,7 +161,7 @@ class HostQueue:
             complete(await receive())
 
     def kill(self, error: TransportError | None = None) -> None:
-        """Ends every command of a queue that will receive no more, in the order of submission."""
+        """Ends every command of a queue that will receive no more, those sent first."""
         if self.error is not None:
             return
         self.error = error or ConnectionLostError("the association was closed")

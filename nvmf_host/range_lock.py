@@ -54,7 +54,9 @@ class RangeLock:
             rivals: set[Held] = {other for other in self._all if _overlap(held, other)}
             self._wide[held] = None
         else:
-            rivals = {other for other in self._wide if _overlap(held, other)} if self._wide else set()
+            rivals = (
+                {other for other in self._wide if _overlap(held, other)} if self._wide else set()
+            )
             pieces = self._pieces
             for key in keys:
                 piece = pieces.get(key)
@@ -75,6 +77,8 @@ class RangeLock:
         """Gives a range, or a place in line, back."""
         if self._all.pop(held, _GONE) is _GONE:
             return
+        # One that is cancelled while it waits is still counted down by whom it waited for.
+        held.granted = None
         keys = self._keys(held)
         if keys is None:
             self._wide.pop(held, None)
@@ -91,7 +95,7 @@ class RangeLock:
         held.dependents.clear()
 
     async def wait(self, held: Held) -> None:
-        """Waits until `held` holds.  Where the wait is cancelled the place in line is given back."""
+        """Waits until `held` holds.  A cancelled wait gives its place in line back."""
         if not held.blockers:
             return
         event = trio.Event()

@@ -39,10 +39,15 @@ class Roster:
         self._on_removed = on_removed
 
     def hold(self, reason: str, nsids: set[int] | None = None) -> None:
-        """Lets I/O wait: of these NSIDs, or of all."""
+        """Lets I/O wait: of these NSIDs, or of all.
+
+        A paused namespace stays so: its I/O waits already, and `take` has to tell one that is
+        missing since the reconnection from one that the controller removes.
+        """
         for namespace in self._those(nsids):
-            namespace.engine.hold(reason)
-            self._on_changed(namespace)
+            if namespace.engine.state is not _S.PAUSED:
+                namespace.engine.hold(reason)
+                self._on_changed(namespace)
 
     def lose_paths(self) -> None:
         """The association and all its commands have ended."""
@@ -112,9 +117,7 @@ class Roster:
         self, namespace: Namespace, description: NamespaceDescription, association: Association
     ) -> None:
         assert self._subsystem is not None
-        verdict = judge(
-            namespace.description, description, self._subsystem, association.subsystem
-        )
+        verdict = judge(namespace.description, description, self._subsystem, association.subsystem)
         if verdict.sameness is Sameness.DIFFERENT:
             elsewhere = [
                 other.nsid
