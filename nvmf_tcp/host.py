@@ -3,6 +3,9 @@
 H2CData is made only when the driver asks for something to send, a batch at a time.  So a response
 that arrives early (the controller failed a write) drops what is unsent, always between two PDUs,
 and nothing is sent under a CID that may belong to another command by then.
+
+Data of Fabrics commands goes inside the capsule on every queue, up to what an admin queue takes: a
+controller with a small IOCCSZ has CONNECT's data there all the same.
 """
 
 from collections import deque
@@ -10,8 +13,8 @@ from typing import Final
 
 from nvmf_transport.capsule import CommandCapsule, ResponseCapsule
 from nvmf_transport.errors import HandshakeError, LocalProtocolError, RemoteProtocolError
-from nvmf_transport.interfaces import HostQueueParams
-from nvmf_transport.nvme import FLAGS_SGL, SglId
+from nvmf_transport.interfaces import ADMIN_IN_CAPSULE_BYTES, HostQueueParams
+from nvmf_transport.nvme import FLAGS_SGL, AdminOpcode, SglId
 from nvmf_transport.wire import Buffer
 
 from .connection import TcpConnection
@@ -122,7 +125,9 @@ class HostConnection(TcpConnection[ResponseCapsule]):
             if capsule.data_in is not None:
                 raise LocalProtocolError("a command with data in both directions")
             length = len(data)
-            if 0 < length <= self._in_capsule_bytes:
+            if 0 < length <= self._in_capsule_bytes or (
+                sqe[0] == AdminOpcode.FABRICS and 0 < length <= ADMIN_IN_CAPSULE_BYTES
+            ):
                 self._commands[cid] = HostCommand(capsule, None, None)
                 SGL.pack_into(sqe, SGL_OFFSET, 0, length, _SGL_IN_CAPSULE)
                 self._send_with_data(sqe, data)

@@ -3,6 +3,7 @@
 from typing import Final
 
 from nvmf_transport.fabrics import FabricsCommand
+from nvmf_transport.interfaces import ADMIN_IN_CAPSULE_BYTES
 from nvmf_transport.nvme import AdminOpcode, SglId
 from nvmf_transport.status import (
     DATA_SGL_LENGTH_INVALID,
@@ -47,7 +48,9 @@ def sgl_fault(sqe: bytes, data_bytes: int, in_capsule_bytes: int) -> Status | No
         case SglId.DATA_BLOCK_OFFSET:
             if length and not writes(sqe):
                 return SGL_TYPE_INVALID.with_dnr()
-            if length > in_capsule_bytes:
+            if length > in_capsule_bytes and (
+                sqe[0] != AdminOpcode.FABRICS or length > ADMIN_IN_CAPSULE_BYTES
+            ):
                 return DATA_SGL_LENGTH_INVALID.with_dnr()
             if address > data_bytes:
                 return SGL_OFFSET_INVALID.with_dnr()

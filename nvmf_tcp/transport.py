@@ -106,7 +106,8 @@ def _listen(host: str, port: int) -> socket.socket:
             sock.bind(sockaddr)
             sock.listen(_BACKLOG)
         except OSError as error:
-            remedy = "choose another port" if error.errno == errno.EADDRINUSE else "choose another"
+            in_use = error.errno == errno.EADDRINUSE
+            remedy = "choose another port" if in_use else "give an address of this machine"
             raise ConfigError(
                 f"cannot listen: {error.strerror}; {remedy}",
                 field="address",

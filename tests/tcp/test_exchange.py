@@ -6,11 +6,19 @@ import struct
 import pytest
 
 from nvmf_tcp.connection import RECEIVE_BUFFER_BYTES
+from nvmf_tcp.host import HostConnection
 from nvmf_tcp.layout import TcpOptions
 from nvmf_tcp.pdu import COMMON, DataHeader, PduType
-from nvmf_transport.capsule import ResponseCapsule
-from nvmf_transport.errors import LocalProtocolError, RemoteProtocolError
-from nvmf_transport.status import TRANSIENT_TRANSPORT_ERROR
+from nvmf_transport.capsule import CommandCapsule, ResponseCapsule
+from nvmf_transport.errors import (
+    ConfigError,
+    ConnectionLostError,
+    LocalProtocolError,
+    RemoteProtocolError,
+)
+from nvmf_transport.fabrics import ConnectCommand, FabricsCommand, FabricsType
+from nvmf_transport.interfaces import HostQueueParams
+from nvmf_transport.status import SGL_TYPE_INVALID, TRANSIENT_TRANSPORT_ERROR
 
 from .pair import Pair, drain, forever, read_command, write_command
 
@@ -262,6 +270,21 @@ def test_many_leftover_r2ts_are_forgotten_the_oldest_first(monkeypatch):
     assert len(pair.controller._r2ts) <= 11
 
 
+def test_data_of_fabrics_commands_is_in_the_capsule_on_every_queue():
+    pair = Pair.make(in_capsule_bytes=0)
+    sqe = bytearray(ConnectCommand(cid=1, qid=1).pack())
+    command = pair.command(CommandCapsule(sqe, 1, data_out=bytes(1024)))
+    assert (command.fault, command.in_capsule_data) == (None, bytes(1024))
+    assert pair.command(write_command(2, bytes(512))).in_capsule_data is None
+
+
+def test_a_fabrics_command_that_reads_has_no_data_in_its_capsule():
+    pair = Pair.make()
+    sqe = bytearray(FabricsCommand(cid=1, fctype=FabricsType.AUTHENTICATION_RECEIVE).pack())
+    command = pair.command(CommandCapsule(sqe, 1, data_out=bytes(1024)))
+    assert command.fault == SGL_TYPE_INVALID.with_dnr()
+
+
 def test_many_capsules_with_data_pass_through_the_receive_buffer():
     pair = Pair.make(data_digest=True)
     data = [pattern(8000 + cid) for cid in range(100)]
@@ -318,10 +341,44 @@ def test_misuse_is_a_local_error(misuse, message):
         misuse(pair)
 
 
-def test_commands_before_initialisation_and_with_a_wrong_cid_are_refused():
-    from nvmf_tcp.host import HostConnection
-    from nvmf_transport.interfaces import HostQueueParams
+def test_a_command_has_data_in_one_direction():
+    capsule = write_command(1, b"data")
+    capsule.data_in = memoryview(bytearray(4))
+    with pytest.raises(LocalProtocolError, match="both directions"):
+        Pair.make().host.send_command(capsule)
 
+
+def test_data_is_neither_sent_nor_asked_for_where_it_came_in_the_capsule():
+    pair = Pair.make()
+    command = pair.command(write_command(1, b"data"))
+    with pytest.raises(LocalProtocolError, match="in its capsule"):
+        pair.controller.send_data(command, [b"data"], complete=False)
+    with pytest.raises(LocalProtocolError, match="in the capsule"):
+        pair.controller.request_data(command)
+
+
+def test_on_a_dead_connection_everything_is_dropped():
+    pair = Pair.make()
+    command = pair.command(read_command(1, memoryview(bytearray(4))))
+    lost = ConnectionLostError("gone")
+    pair.host.connection_lost(lost)
+    pair.controller.connection_lost(lost)
+    pair.host.send_command(read_command(2, None))
+    assert not pair.controller.send_data(command, [b"data"], complete=True)
+    pair.controller.send_response(ResponseCapsule(1))
+    assert not pair.host.wants_to_send
+    assert not pair.controller.wants_to_send
+    with pytest.raises(ConnectionLostError):
+        pair.host.eof_received()
+
+
+@pytest.mark.parametrize("maxh2cdata_bytes", [0, 4092, 4098])
+def test_an_illegal_maxh2cdata_of_our_own_is_refused(maxh2cdata_bytes):
+    with pytest.raises(ConfigError, match="at least 4096"):
+        Pair.make(maxh2cdata_bytes=maxh2cdata_bytes)
+
+
+def test_commands_before_initialisation_and_with_a_wrong_cid_are_refused():
     with pytest.raises(LocalProtocolError, match="before ICResp"):
         HostConnection(HostQueueParams()).send_command(read_command(1, None))
     capsule = read_command(1, None)
