@@ -171,12 +171,12 @@ class Association:
             self.subsystem.forget(self)
             self.ended.set()
 
-    def queue_lost(self, queue: "Queue") -> None:
+    def queue_lost(self, queue: "Queue", reason: str) -> None:
         """The connection of a queue is dead; commands of it may live."""
         if queue.qid == 0:
-            self.end("the admin queue's connection is gone")
+            self.end(f"admin queue: {reason}")
         elif self.state is State.ENABLED:
-            _log.info("%s: I/O queue %d is gone", self, queue.qid)
+            _log.info("%s: I/O queue %d: %s", self, queue.qid, reason)
             self._lost_queue.set()
 
     def end(self, reason: str) -> None:

@@ -13,7 +13,12 @@ from typing import Final
 import trio
 
 from nvmf_transport.capsule import ReceivedCommand, ResponseCapsule
-from nvmf_transport.errors import CommandError, DataDigestError, TransportError
+from nvmf_transport.errors import (
+    CommandError,
+    DataDigestError,
+    RemoteProtocolError,
+    TransportError,
+)
 from nvmf_transport.interfaces import ControllerQueuePair
 from nvmf_transport.nvme import CompletionEntry
 from nvmf_transport.status import (
@@ -69,16 +74,17 @@ class Queue(abc.ABC):
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Takes commands until the connection is lost or `stop`; `nursery` is `hold_commands`'."""
+        reason = "stopped"
         with self._taking:
             try:
                 # It may have been stopped before it began.
                 await trio.lowlevel.checkpoint_if_cancelled()
                 await self._serve(nursery)
             except TransportError as error:
-                _log.debug("%s, queue %d: %s", self.association, self.qid, error)
+                reason = str(error)
             finally:
                 self.stop()
-                self.association.queue_lost(self)
+                self.association.queue_lost(self, reason)
 
     async def hold_commands(
         self, *, task_status: trio.TaskStatus[trio.Nursery] = trio.TASK_STATUS_IGNORED
@@ -133,6 +139,9 @@ class Queue(abc.ABC):
         if self.is_outstanding(command.cid):
             self.fail(command, COMMAND_ID_CONFLICT.with_dnr())
             return
+        if len(self._running) >= self.entries:
+            # A full queue has one entry less; whoever sends more would have our memory.
+            raise RemoteProtocolError(f"more commands at a time than {self.entries} entries")
         self._running[command.cid] = None
         nursery.start_soon(self._run, command, call, args)
 

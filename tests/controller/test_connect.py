@@ -74,7 +74,7 @@ async def test_record_format():
         assert (await queue.connect(recfmt=1))[0] == INCOMPATIBLE_FORMAT.with_dnr()
 
 
-async def test_other_commands_before_connect():
+async def test_other_commands_before_connect(autojump_clock):
     for sqe, expected in (
         (SubmissionEntry(opc=AdminOpcode.IDENTIFY, cdw10=1).pack(), INVALID_OPCODE),
         (SubmissionEntry(opc=AdminOpcode.FABRICS).pack(), COMMAND_SEQUENCE_ERROR),

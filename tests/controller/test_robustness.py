@@ -8,7 +8,8 @@ import trio
 from nvmf_controller import Namespace, RamDisk
 from nvmf_transport.nvme import AdminOpcode, NvmOpcode
 from nvmf_transport.status import INTERNAL_ERROR
-from tests.controller.raw_host import target
+from tests.controller.raw_host import rw, target
+from tests.controller.stores import SlowStore
 
 
 def garbage(rng: random.Random, opcodes: list[int]) -> bytes:
@@ -45,6 +46,18 @@ async def test_every_command_gets_an_answer(seed):
                 )
             assert status.code != INTERNAL_ERROR.code
         assert t.association(admin).budget.used_bytes == 0
+
+
+async def test_more_commands_than_the_queue_has_entries():
+    store = SlowStore()
+    async with target(Namespace(1, store)) as t, t.admin() as admin, t.io(admin, sqsize=3) as io:
+        for _ in range(4):
+            io.send(rw(NvmOpcode.READ, 0, 1), read_bytes=512)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not io.dead.is_set()
+        io.send(rw(NvmOpcode.READ, 0, 1), read_bytes=512)
+        await io.dead.wait()
+        store.gate.set()
 
 
 async def test_nothing_is_left_after_many_rounds():
