@@ -155,6 +155,9 @@ class Driver(Generic[EventT]):
             return []
         except OSError as error:
             raise self._lost(error) from error
+        if not count and self._send_error is not None:
+            # The kernel tells a reset once: the sender has had it, here it looks like a close.
+            raise self._lost(self._send_error) from self._send_error
         try:
             if not count:
                 connection.eof_received()
