@@ -188,10 +188,24 @@ def _check(
         addresses=tuple(addresses),
         discovery_addresses=tuple(for_discovery),
         subnqn=subnqn,
-        devices=tuple(Device.parse(text) for text in devices),
+        devices=_distinct([Device.parse(text) for text in devices]),
         read_only=read_only,
         maxh2cdata_bytes=max_h2cdata,
     )
+
+
+def _distinct(devices: Sequence[Device]) -> tuple[Device, ...]:
+    """The devices; one that is given twice would be locked by ourselves, and blamed on another."""
+    seen: set[str] = set()
+    for device in devices:
+        if device.path is not None:
+            path = os.path.realpath(device.path)
+            if path in seen:
+                raise ConfigError(
+                    "given twice; give each file once", field="device", value=device.text
+                )
+            seen.add(path)
+    return tuple(devices)
 
 
 async def _run(transport: Transport, options: Options) -> None:
