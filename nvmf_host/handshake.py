@@ -85,6 +85,12 @@ class Handshake:
                 if isinstance(died, TransportError):
                     _name_step(died, name)
                 raise died from error
+            except trio.Cancelled:
+                # What kills the queue may cancel whoever waits for it.
+                died = cause()
+                if isinstance(died, TransportError):
+                    _name_step(died, name)
+                raise
         if scope.cancelled_caught:
             self.expired = True
             silent = HandshakeError(f"{name}: no answer within {self.limit_s:g} s")
@@ -218,17 +224,22 @@ def _parameter(
 
 
 async def property_get(queue: HostQueue, offset: Property, *, wide: bool = False) -> int:
-    """Property Get (Base 2.1, section 6.5) of 4 bytes, or 8 with `wide`."""
+    """Property Get (Base 2.1, section 6.5) of 4 bytes, or 8 with `wide`.
+
+    Properties are how a controller is stopped: they go past commands that wait for a CID.
+    """
     attrib = PROPERTY_8_BYTES if wide else PROPERTY_4_BYTES
     command = PropertyGetCommand(attrib=attrib, ofst=offset)
-    response = await queue.execute(bytearray(command.pack()), name=f"Property Get {offset.name}")
+    response = await queue.execute(
+        bytearray(command.pack()), name=f"Property Get {offset.name}", urgent=True
+    )
     return response.result if wide else response.result & 0xFFFFFFFF
 
 
 async def property_set(queue: HostQueue, offset: Property, value: int) -> None:
     """Property Set (Base 2.1, section 6.6) of 4 bytes."""
     command = PropertySetCommand(attrib=PROPERTY_4_BYTES, ofst=offset, value=value)
-    await queue.execute(bytearray(command.pack()), name=f"Property Set {offset.name}")
+    await queue.execute(bytearray(command.pack()), name=f"Property Set {offset.name}", urgent=True)
 
 
 async def enable(queue: HostQueue, handshake: Handshake, *, io_controller: bool) -> Cap:

@@ -99,10 +99,11 @@ class Network(LoopTransport):
         self.lookup_hangs = False
         self.lookup_error: str | None = None
         self.endpoints: Sequence[Address] | None = None
-        self.lookups = 0
+        #: When each attempt began.
+        self.lookups: list[float] = []
 
     async def resolve(self, address: Address, *, deadline: float) -> Sequence[Endpoint]:
-        self.lookups += 1
+        self.lookups.append(trio.current_time())
         if self.lookup_hangs:
             await trio.sleep_until(deadline)
             raise UnreachableError(f"{address}: no answer to the look-up")
@@ -130,6 +131,8 @@ class Scripted:
     disks: dict[int, Disk] = attrs.field(factory=lambda: {1: Disk()})
     #: By the name of the command, as `seen` has it: a `Fate`, an `Answer`, or what gives one.
     faults: MutableMapping[str, Any] = attrs.field(factory=dict)
+    #: How long the answers to these commands take.
+    delays: dict[str, float] = attrs.field(factory=dict)
     cap_to: int = 4
     mqes: int = 127
     max_queues: int = 4
@@ -219,6 +222,8 @@ class Scripted:
         fault = self.faults.get(what)
         if callable(fault):
             fault = fault()
+        if what in self.delays:
+            await trio.sleep(self.delays[what])
         if fault is Fate.SILENT:
             return
         if fault is Fate.CLOSE:
