@@ -85,8 +85,8 @@ class Handshake:
                 if isinstance(died, TransportError):
                     _name_step(died, name)
                 raise died from error
-            except trio.Cancelled:
-                # What kills the queue may cancel whoever waits for it.
+            except BaseException:
+                # What kills the queue may cancel whoever waits for it, in a nursery or not.
                 died = cause()
                 if isinstance(died, TransportError):
                     _name_step(died, name)

@@ -338,10 +338,12 @@ class HostConnection(TcpConnection[ResponseCapsule]):
             if self._asked_dgst & bit and not pdu.dgst & bit
         ]
         if refused:
-            raise HandshakeError(
+            error = HandshakeError(
                 f"the controller does not grant the {' and '.join(refused)} digest that was asked"
                 " for; connect without, or enable it at the controller"
             )
+            error.field = f"{refused[0]}_digests"
+            raise error
         self.header_digest = bool(pdu.dgst & HDGST_ENABLE)
         self.data_digest = bool(pdu.dgst & DDGST_ENABLE)
         self._tx_alignment = (pdu.cpda + 1) * 4
