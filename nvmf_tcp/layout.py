@@ -18,9 +18,9 @@ class TcpOptions:
     maxr2t: int = attrs.field(default=3, validator=ge(0))
     #: Controller: the most that one R2T asks for; None for a command's whole data.
     r2t_bytes: int | None = attrs.field(default=None, validator=optional(ge(1)))
-    #: The most data that we put into one H2CData or C2HData, as long as the host's longest command:
-    #: Linux's target (6.1, 6.12) compares the data digest of each H2CData with that of the command's
-    #: whole data, so there a write that is split over several fails.
+    #: The most data that we put into one H2CData or C2HData, as long as the host's longest command.
+    #: Linux's target (6.1, 6.12) compares the data digest of each H2CData with that of the whole
+    #: data of the command, so there a write that is split over several fails.
     data_pdu_bytes: int = attrs.field(default=4 << 20, validator=ge(1))
 
 

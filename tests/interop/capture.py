@@ -98,7 +98,7 @@ class Capture:
 def capture(port: int, file: Path) -> Iterator[Capture]:
     """Captures a port while the block lasts; its connections must begin within it."""
     log = file.with_suffix(".log")
-    argv = ["dumpcap", "-q", "-i", "lo", "-B", "64", "-f", f"tcp port {port}", "-w", str(file)]
+    argv = ["dumpcap", "-q", "-i", "lo", "-B", "256", "-f", f"tcp port {port}", "-w", str(file)]
     with log.open("w") as said, subprocess.Popen(argv, stderr=said) as dumpcap:
         deadline = time.monotonic() + 10
         while "File:" not in log.read_text():

@@ -18,7 +18,7 @@ WRITE_OPCODE = "0x01"
 def test_every_pdu_is_well_formed(
     mounts: tuple[Mount, Mount], digests: str, lba_bytes: int, tmp_path: Path
 ):
-    size_bytes = 4 << 20
+    size_bytes = 2 << 20
     with (
         nvmfd(f"ramdisk:16M:{lba_bytes}", log=tmp_path / "nvmfd.log") as controller,
         capture(controller.port, tmp_path / "capture.pcapng") as packets,
