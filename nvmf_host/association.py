@@ -99,7 +99,8 @@ class Association:
     async def stop(self, *, orderly: bool) -> str | None:
         """Shuts the controller down, or resets it after a failure, where it still answers.
 
-        Returns what went wrong, None where the controller was seen to have stopped.
+        Returns what went wrong, None where the controller was seen to have stopped.  The caller
+        shields it from cancellation, with a limit of its own.
         """
         if self.admin.error is not None:
             return f"the controller could not be told: {self.admin.error}"
@@ -107,7 +108,7 @@ class Association:
         step = hs.shut_down if orderly else hs.disable
         what = "shutdown" if orderly else "reset"
         problem = f"{what} of the controller was not seen to complete within {limit_s:g} s"
-        with trio.move_on_after(limit_s, shield=True):
+        with trio.move_on_after(limit_s):
             try:
                 await step(self.admin, limit_s)
             except NvmfError as error:

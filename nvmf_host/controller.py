@@ -40,6 +40,7 @@ _S = ControllerState
 #: An association that ends sooner counts as one more failed attempt: the next is not made at once,
 #: or a controller that lets go as soon as it is connected would be called without a pause.
 _SETTLED_S: Final = 1.0
+_SCAN_STEP: Final = "identifying the namespaces"
 #: All that an orderly end may take, sockets apart.
 _CLOSE_S: Final = 9.0
 #: A namespace that has to be identified again and again is so after 0.1 s, doubling to this.
@@ -225,8 +226,11 @@ class Controller:
             finally:
                 self._serving = None
                 await self._part(association)
-        if association.error is not None:
-            raise association.error
+        error = association.error
+        if error is not None:
+            if isinstance(error, TransportError) and self.state is not _S.LIVE:
+                error.step = error.step or _SCAN_STEP
+            raise error
 
     def _came_alive(self, association: Association) -> None:
         # From here on nobody cancels: the end of an association is orderly.
@@ -269,7 +273,7 @@ class Controller:
             if nsids is None:
                 self._rescans.clear()
             handshake = Handshake()
-            with handshake.step("identifying the namespaces", cause=lambda: association.error):
+            with handshake.step(_SCAN_STEP, cause=lambda: association.error):
                 found = await scan(
                     association.admin,
                     association.controller,
