@@ -61,6 +61,7 @@ def fio(node: Path, mib: int, *options: str) -> None:
     run(
         *("fio", "--name=verify", f"--filename={node}", f"--size={mib}M", "--rw=randrw"),
         *("--verify=crc32c", "--verify_fatal=1", "--allow_file_create=0", "--fallocate=none"),
+        "--verify_state_save=0",
         *options,
         timeout_s=240,
     )
