@@ -68,7 +68,7 @@ class Controller:
         #: The last association's, for what is shown while there is none.
         self.last_association: Association | None = None
         self.associations = 0
-        self.last_error = ""
+        self.last_error = self._warned = ""
         self.since = trio.current_time()
         self.attempts = Attempts()
         self.problems: list[str] = []
@@ -226,11 +226,11 @@ class Controller:
             finally:
                 self._serving = None
                 await self._part(association)
-        error = association.error
-        if error is not None:
-            if isinstance(error, TransportError) and self.state is not _S.LIVE:
-                error.step = error.step or _SCAN_STEP
-            raise error
+        failure = association.error
+        if failure is not None:
+            if isinstance(failure, TransportError) and self.state is not _S.LIVE:
+                failure.step = failure.step or _SCAN_STEP
+            raise failure
 
     def _came_alive(self, association: Association) -> None:
         # From here on nobody cancels: the end of an association is orderly.
@@ -359,7 +359,10 @@ class Controller:
                 self.attempts.lost()
             log.warning("%s: association lost: %s", self.name, self.last_error)
         else:
-            log.warning("%s: attempt %d: %s", self.name, self.attempts.count, self.last_error)
+            # An outage may last for days: what is said again and again is no news.
+            level = logging.WARNING if self.last_error != self._warned else logging.INFO
+            log.log(level, "%s: attempt %d: %s", self.name, self.attempts.count, self.last_error)
+        self._warned = self.last_error
         self._rescans.clear()
         self._rechecks.clear()
         self._move(_S.LOST)
