@@ -18,6 +18,7 @@ from .namespace import Namespace
 from .server import Server, ServerConfig, serve
 from .statistics import StatisticsSnapshot
 from .subsystem import ControllerConfig, NvmSubsystem, Subsystem
+from .volatile_cache import VolatileCache
 
 __all__ = [
     "Association",
@@ -35,6 +36,7 @@ __all__ = [
     "State",
     "StatisticsSnapshot",
     "Subsystem",
+    "VolatileCache",
     "default_subnqn",
     "file_uuid",
     "open_namespace",

@@ -11,6 +11,7 @@ from .backing import BackingStore, RamDisk
 from .file_backing import FileStore
 from .identity import file_uuid
 from .namespace import LBA_SIZES, Namespace
+from .volatile_cache import VolatileCache
 
 _RAMDISK: Final = "ramdisk:"
 _SIZE: Final = re.compile(r"([0-9]+)([KMGT]?)", re.IGNORECASE)
@@ -46,8 +47,13 @@ class Device:
         return cls(text, None, size, lba_bytes)
 
 
-async def open_namespace(nsid: int, device: Device, *, read_only: bool = False) -> Namespace:
-    """Opens the store of a DEVICE as a namespace.  Raises `ConfigError`."""
+async def open_namespace(
+    nsid: int, device: Device, *, read_only: bool = False, volatile_cache: bool = False
+) -> Namespace:
+    """Opens the store of a DEVICE as a namespace.  Raises `ConfigError`.
+
+    With `volatile_cache` writes stay in this process until a Flush: see `VolatileCache`.
+    """
     if device.path is None:
         try:
             store: BackingStore = RamDisk(device.ram_bytes)
@@ -56,6 +62,8 @@ async def open_namespace(nsid: int, device: Device, *, read_only: bool = False) 
                 f"no memory ({error}); give a smaller size", field="device", value=device.text
             ) from None
         lba_bytes = device.lba_bytes or _DEFAULT_LBA_BYTES
+        if volatile_cache:
+            store = VolatileCache(store)
         return Namespace(nsid, store, lba_bytes, read_only=read_only)
     file = await FileStore.open(device.path, read_only=read_only)
     try:
@@ -64,7 +72,8 @@ async def open_namespace(nsid: int, device: Device, *, read_only: bool = False) 
         _check_own(device.text, lba_bytes, own)
         _check_multiple(device.text, file.size_bytes, lba_bytes)
         identifier = file_uuid(file.fd, device.path)
-        return Namespace(nsid, file, lba_bytes, uuid=identifier, read_only=read_only)
+        store = VolatileCache(file) if volatile_cache else file
+        return Namespace(nsid, store, lba_bytes, uuid=identifier, read_only=read_only)
     except BaseException:
         file.close()
         raise

@@ -25,6 +25,7 @@ from .devices import Device, open_namespace
 from .identity import default_subnqn
 from .server import Server, ServerConfig, serve
 from .subsystem import MAX_NAMESPACES, NvmSubsystem
+from .volatile_cache import VolatileCache
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Options:
     subnqn: str | None
     devices: tuple[Device, ...]
     read_only: bool
+    volatile_cache: bool
     maxh2cdata_bytes: int
 
 
@@ -81,6 +83,11 @@ class Options:
 @click.option("-t", "--transport", default="tcp", show_default=True, help="Transport.")
 @click.option("--read-only", is_flag=True, help="Write-protect every namespace.")
 @click.option(
+    "--volatile-cache",
+    is_flag=True,
+    help="Keep writes in this process until Flush or FUA: for tests, what kill -9 takes is lost.",
+)
+@click.option(
     "-H",
     "--max-h2cdata",
     type=int,
@@ -98,6 +105,7 @@ def command(
     subnqn: str | None,
     transport: str,
     read_only: bool,
+    volatile_cache: bool,
     max_h2cdata: int,
     verbose: int,
     device: tuple[str, ...],
@@ -106,8 +114,8 @@ def command(
 
     DEVICE is ramdisk:SIZE[:512|:4096] or the path of a file or block device, with :512 or :4096
     after it; SIZE takes K, M, G and T.  The LBA size is 512 by default, a block device's own for
-    that.  SIGUSR1 writes what was served to standard error.  Standard output is one line, once
-    connections are accepted:
+    that.  SIGUSR1 writes what was served to standard error; SIGUSR2 drops what --volatile-cache
+    holds.  Standard output is one line, once connections are accepted:
 
     \b
         ready io=ADDRESS:PORT... discovery=ADDRESS:PORT subnqn=NQN
@@ -122,6 +130,7 @@ def command(
         subnqn,
         device,
         read_only=read_only,
+        volatile_cache=volatile_cache,
         max_h2cdata=max_h2cdata,
     )
     try:
@@ -153,6 +162,7 @@ def _check(
     devices: Sequence[str],
     *,
     read_only: bool,
+    volatile_cache: bool,
     max_h2cdata: int,
 ) -> Options:
     """The command line's values; raises `ConfigError`."""
@@ -190,6 +200,7 @@ def _check(
         subnqn=subnqn,
         devices=_distinct([Device.parse(text) for text in devices]),
         read_only=read_only,
+        volatile_cache=volatile_cache,
         maxh2cdata_bytes=max_h2cdata,
     )
 
@@ -237,6 +248,19 @@ async def _show_counters(
             sys.stderr.flush()
 
 
+async def _lose_caches(
+    subsystem: NvmSubsystem, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """SIGUSR2: the volatile caches lose what they hold, as in a power failure."""
+    with trio.open_signal_receiver(signal.SIGUSR2) as signals:
+        task_status.started()
+        async for _ in signals:
+            for namespace in subsystem:
+                if isinstance(namespace.store, VolatileCache):
+                    lost = namespace.store.lose()
+                    _log.warning("namespace %d has lost %d bytes", namespace.nsid, lost)
+
+
 def _counters(server: Server) -> str:
     return json.dumps(attrs.asdict(server.statistics))
 
@@ -248,7 +272,12 @@ async def _serve(
         subsystem = NvmSubsystem(options.subnqn or default_subnqn())
         stack.callback(subsystem.close)
         for nsid, device in enumerate(options.devices, start=1):
-            namespace = await open_namespace(nsid, device, read_only=options.read_only)
+            namespace = await open_namespace(
+                nsid,
+                device,
+                read_only=options.read_only,
+                volatile_cache=options.volatile_cache,
+            )
             subsystem.add_namespace(namespace)
             _log.info(
                 "namespace %d: %s, %d blocks of %d bytes, UUID %s%s",
@@ -268,6 +297,8 @@ async def _serve(
             config=config,
         ) as server:
             await nursery.start(_show_counters, server)
+            if options.volatile_cache:
+                await nursery.start(_lose_caches, subsystem)
             _announce(server)
             await ending.wait()
             _log.info("ending; %s", _counters(server))

@@ -7,42 +7,13 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 
 import pytest
 import trio
 
-from nvmf_tcp import TcpTransport
-from nvmf_transport.address import Address
-from nvmf_transport.interfaces import HostQueueParams
-from nvmf_transport.nvme import RW_FUA, FeatureId
-from tests.controller.raw_host import ENABLED, SUBNQN, Queue
-
-NVMFD = (sys.executable, "-m", "nvmf_controller.main")
-READY = re.compile(r"ready((?: io=\S+)+) discovery=(\S+) subnqn=(\S+)\n")
-
-
-@pytest.fixture
-def start(tmp_path, monkeypatch):
-    """Starts nvmfd; returns the process, its addresses, where discovery is, and the NQN."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    processes = []
-
-    def start(*arguments):
-        process = subprocess.Popen(
-            [*NVMFD, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        processes.append(process)
-        assert process.stdout is not None
-        assert process.stderr is not None
-        match = READY.fullmatch(process.stdout.readline())
-        assert match is not None, process.stderr.read()
-        return process, match[1].replace(" io=", " ").split(), match[2], match[3]
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
+from nvmf_transport.nvme import RW_FUA
+from tests.controller.nvmfd_process import ANY_PORT, NVMFD, hosted
+from tests.controller.raw_host import SUBNQN
 
 
 def refuse(*arguments):
@@ -54,9 +25,6 @@ def refuse(*arguments):
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("nvmfd: ")
     return done.returncode, done.stderr
-
-
-ANY_PORT = ("-p", "0", "-P", "0")
 
 
 def test_ready_line_and_orderly_end(start):
@@ -146,21 +114,7 @@ async def test_file_over_tcp(start, tmp_path):
     path = tmp_path / "a:512:disk"
     path.write_bytes(bytes(4 << 20))
     process, (at,), _, _ = start(*ANY_PORT, "-n", SUBNQN, "-H", "4096", f"{path}:4096")
-    transport = TcpTransport()
-    (endpoint,) = await transport.resolve(Address.parse(at), deadline=trio.current_time() + 5)
-    params = HostQueueParams(in_capsule_bytes=8192, header_digest=True, data_digest=True)
-
-    def connect():
-        return transport.connect(endpoint, params, deadline=trio.current_time() + 5)
-
-    async with trio.open_nursery() as nursery, connect() as admin_pair, connect() as io_pair:
-        admin, io = Queue(admin_pair), Queue(io_pair)
-        nursery.start_soon(admin.run)
-        nursery.start_soon(io.run)
-        _, cntlid, _ = await admin.connect()
-        assert (await admin.set_cc(ENABLED)).ok
-        await admin.set_feature(FeatureId.NUMBER_OF_QUEUES, 0)
-        assert (await io.connect(qid=1, cntlid=cntlid, sqsize=63, cattr=4))[0].ok
+    async with hosted(at, cattr=4, header_digest=True, data_digest=True) as (admin, io):
         small, large = os.urandom(8192), os.urandom(1 << 20)
         assert (await io.write(0, small, lba_bytes=4096)).ok
         assert (await io.write(100, large, lba_bytes=4096, cdw12=RW_FUA)).ok
