@@ -1,5 +1,6 @@
 """The command `fusedev`: mounts NVMe controllers and namespaces as files."""
 
+import gc
 import logging
 import os
 import sys
@@ -51,11 +52,25 @@ def command(
     point = mount.choose(directory, os.environ, os.getuid())
     mount.prepare(point)
     nvmf_transport.interfaces.register(TcpTransport())
+    _tune_garbage_collector()
     try:
         return trio.run(_run, point, allow_other, identity, targets)
     finally:
         if point.temporary:
             mount.remove(point)
+
+
+def _tune_garbage_collector() -> None:
+    """Has full collections be cheap, and come often enough to keep the memory of a daemon level.
+
+    What has been imported lives for ever and need not be looked at again.  A dead association is
+    full of cycles; by default hundreds of them pile up before the oldest generation is collected.
+    """
+    gc.collect()
+    gc.freeze()
+    # The size of what was looked at last decides when to look at all again: now it is nothing.
+    gc.collect()
+    gc.set_threshold(700, 10, 1)
 
 
 def parse_target(text: str, identity: HostIdentity) -> ConnectParams:
