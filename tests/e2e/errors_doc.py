@@ -14,8 +14,8 @@ _INTRODUCTION: Final = """# What can go wrong, and what is said then
 Every refusal is one line on standard error, `COMMAND: WHAT: WHY; DO`, and an exit code. With
 `--json` nvmecontrol also prints `{"schema": 1, "error": {...}}` on standard output: `kind`, `field`
 and `value` name what the error is about, `step` the step of a handshake, `status` the status of a
-completion (SCT/SC). After each of these no controller, node, mount or process is left, and other controllers
-and their data are as before.
+completion (SCT/SC). After each of these no controller, node, mount or process is left,
+and other controllers and their data are as before.
 
 | code | nvmecontrol | fusedev | nvmfd |
 |---|---|---|---|
