@@ -186,6 +186,9 @@ class HostQueue:
         cid = response.cid
         command = self._slots[cid] if cid < len(self._slots) else None
         if command is None:
+            if self.error is not None:
+                # Killed from outside; what still arrives is for nobody.
+                raise self.error
             raise RemoteProtocolError(
                 f"queue {self.qid}: a completion for CID {cid}, which is not outstanding"
             )

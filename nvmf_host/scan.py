@@ -178,7 +178,10 @@ def _is_gone(error: CommandError) -> bool:
 
 def _unfit(data: IdentifyNamespace) -> str | None:
     if data.pit:
-        return f"it has end-to-end protection (DPS {data.dps:#x}), which this host does not do; format it without"
+        return (
+            f"it has end-to-end protection (DPS {data.dps:#x}), which this host does not do; "
+            "format it without"
+        )
     if data.format_index > data.nlbaf + data.nulbaf:
         return f"its LBA format {data.format_index} is not among its {data.nlbaf + 1} (FLBAS)"
     lba_format = data.lba_format

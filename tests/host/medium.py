@@ -28,14 +28,21 @@ _ANY_END = Endpoint(Address("test", 1), AddressFamily.INTRA_HOST)
 class FakeQueuePair:
     """The host's end of a qpair; what it transmits is in `sent` until it is answered."""
 
-    def __init__(self, entries: int, max_transfer_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        entries: int,
+        max_transfer_bytes: int | None = None,
+        arrived: trio.lowlevel.ParkingLot | None = None,
+    ) -> None:
         self.limits = QueuePairLimits(max_transfer_bytes=max_transfer_bytes)
         self.local = self.peer = _ANY_END
         self.sent: list[CommandCapsule] = []
         #: Every capsule ever, in order.
         self.log: list[CommandCapsule] = []
+        #: What each command was to write when it was sent.
+        self._data: dict[CommandCapsule, bytes] = {}
         self._entries = entries
-        self._transmitted = trio.Event()
+        self._arrived = trio.lowlevel.ParkingLot() if arrived is None else arrived
         self._push, self._pull = trio.open_memory_channel[ResponseCapsule | TransportError](1 << 20)
 
     def transmit(self, capsule: CommandCapsule) -> None:
@@ -45,13 +52,14 @@ class FakeQueuePair:
         assert len(self.sent) < self._entries - 1, "more commands than the queue holds"
         self.sent.append(capsule)
         self.log.append(capsule)
-        self._transmitted.set()
+        if capsule.data_out is not None:
+            self._data[capsule] = bytes(capsule.data_out)
+        self._arrived.unpark_all()
 
     async def transmitted(self) -> None:
         """Waits until there is a command without an answer."""
         while not self.sent:
-            self._transmitted = trio.Event()
-            await self._transmitted.wait()
+            await self._arrived.park()
 
     async def receive(self) -> ResponseCapsule:
         item = await self._pull.receive()
@@ -76,6 +84,9 @@ class FakeQueuePair:
         """Completes a command (the oldest), as if all its data had been moved."""
         capsule = capsule or self.sent[0]
         self.sent.remove(capsule)
+        written = self._data.pop(capsule, None)
+        if written is not None:
+            assert written == capsule.data_out, "the data changed before the completion"
         field = 0 if status is None else status.to_field()
         if data_bytes is None:
             data_bytes = len(capsule.data_in) if capsule.data_in is not None and not field else 0
@@ -164,11 +175,18 @@ class Link:
 
     queues: tuple[HostQueue, ...]
     pairs: tuple[FakeQueuePair, ...]
+    arrived: trio.lowlevel.ParkingLot
+    receiving: trio.CancelScope
 
     @property
     def sent(self) -> list[CommandCapsule]:
         """Commands without an answer."""
         return [capsule for pair in self.pairs for capsule in pair.sent]
+
+    async def transmitted(self) -> None:
+        """Waits until there is a command without an answer, on any queue."""
+        while not self.sent:
+            await self.arrived.park()
 
     def path(
         self, controller: IdentifyController | None = None, *, noiob_lbas: int = 0, nsid: int = 1
@@ -196,6 +214,8 @@ class Link:
         left = self.sent
         error = ConnectionLostError("the connection was cut")
         namespace.engine.hold(f"connection lost: {error}")
+        # An answer that was not received yet is lost.
+        self.receiving.cancel()
         for queue in self.queues:
             queue.kill(error)
         namespace.engine.lose_path()
@@ -207,15 +227,29 @@ async def open_link(
     queues: int = 1, entries: int = 32, max_transfer_bytes: int | None = None
 ) -> AsyncIterator[Link]:
     """Queues whose completions are received until the block ends."""
-    pairs = tuple(FakeQueuePair(entries, max_transfer_bytes) for _ in range(queues))
+    arrived = trio.lowlevel.ParkingLot()
+    pairs = tuple(FakeQueuePair(entries, max_transfer_bytes, arrived) for _ in range(queues))
     host = tuple(
         HostQueue(pair, qid=qid, entries=entries) for qid, pair in enumerate(pairs, start=1)
     )
+    receiving = trio.CancelScope()
+
+    async def receive(queue: HostQueue) -> None:
+        try:
+            await queue.run()
+        except ConnectionLostError:
+            assert queue.error is not None
+
+    async def receive_all() -> None:
+        with receiving:
+            async with trio.open_nursery() as receivers:
+                for queue in host:
+                    receivers.start_soon(receive, queue)
+
     async with trio.open_nursery() as nursery:
-        for queue in host:
-            nursery.start_soon(queue.run)
-        yield Link(host, pairs)
-        nursery.cancel_scope.cancel()
+        nursery.start_soon(receive_all)
+        yield Link(host, pairs, arrived, receiving)
+        receiving.cancel()
 
 
 def open_namespace(

@@ -216,6 +216,19 @@ async def test_a_second_completion_of_one_command_ends_the_queue():
     assert len(ended) == 1
 
 
+async def test_a_completion_after_the_queue_was_killed_is_for_nobody():
+    pair = FakeQueuePair(3)
+    queue = HostQueue(pair, qid=1, entries=3)
+    ended: list[Command] = []
+    queue.submit(Command(sqe(), ended.append))
+    queue.kill(LOST)
+    pair.answer()
+    with pytest.raises(ConnectionLostError) as caught:
+        await queue.run()
+    assert caught.value is LOST
+    assert [command.response for command in ended] == [None]
+
+
 @pytest.mark.parametrize(
     ("flow_control", "sqhd", "fatal"),
     [(True, 3, False), (True, 4, True), (True, None, False), (False, 0xFFFF, False)],
