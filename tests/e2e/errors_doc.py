@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 from typing import Final
 
-from .situations import GROUPS, Situation
+from .situation import Situation
+from .situations import GROUPS
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "errors.md"
 _INTRODUCTION: Final = """# What can go wrong, and what is said then

@@ -19,7 +19,7 @@ from tests.programs import BIN, Mount, ProgramError, free_port, running
 
 from .peers import SUBNQN
 
-SIZE_BYTES: Final = 4 << 20
+SIZE_BYTES: Final = 1 << 20
 #: A device that is not there: without a file system on /dev there is no /dev/fuse.
 _WITHOUT_DEVICES: Final = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs none /dev; exec "$@"', "sh")
 #: Another user, who can still read this interpreter.

@@ -8,7 +8,8 @@ import pytest
 from tests.programs import ProgramError, running
 
 from .errors_doc import DOCUMENT, document
-from .situations import ALL, Situation
+from .situation import Situation
+from .situations import ALL
 from .stage import PREFIXES, Outcome, Stage, mounts_below, open_stage, pattern_of
 
 # Where silence is met, somebody's ten seconds pass; the machine may be loaded besides.
