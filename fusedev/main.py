@@ -148,7 +148,8 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
     except click.Abort:
         return 1
     except ConfigError as error:
-        _complain(f"{error.field}: {error.value}: {error}")
+        what = f"{error.field}: {error.value}" if error.value else error.field
+        _complain(f"{what}: {error}")
         return EX_USAGE
     except StartError as error:
         _complain(str(error))

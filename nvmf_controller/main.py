@@ -341,7 +341,8 @@ def _refuse(code: int, what: str) -> NoReturn:
 
 def _describe(error: BaseException) -> str:
     if isinstance(error, NvmfError) and error.field:
-        return f"{error.field} {error.value}: {error}"
+        what = f"{error.field} {error.value}" if error.value else error.field
+        return f"{what}: {error}"
     if isinstance(error, OSError):
         return f"{error.filename or 'start-up'}: {error.strerror or error}"
     return str(error)
