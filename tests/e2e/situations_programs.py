@@ -238,6 +238,12 @@ FUSEDEV: Final = (
         64,
         "{any}--bogus{any}; see fusedev --help",
     ),
+    _fusedev(
+        "--connect with an empty SUBNQN",
+        "--connect {live}/ {here}/free",
+        64,
+        "subnqn: the NQN is empty; give one of 1 to 223 bytes",
+    ),
     Situation(
         what="a dead mount at DIR",
         command="fusedev {here}/dead2",
@@ -365,6 +371,12 @@ NVMFD: Final = (
         "-n {long_nqn} ramdisk:1M",
         64,
         "subsystem NQN {long_nqn}: the NQN has 224 bytes, 223 are allowed; shorten it",
+    ),
+    _nvmfd(
+        "an empty subsystem NQN",
+        "-n '' ramdisk:1M",
+        64,
+        "subsystem NQN: the NQN is empty; give one of 1 to 223 bytes",
     ),
     _nvmfd(
         "the discovery NQN",
