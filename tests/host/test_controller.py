@@ -127,24 +127,6 @@ async def test_io_in_flight_waits_and_goes_on_at_the_next_association(autojump_c
         assert order[-1] < names.index("WRITE") < names.index("READ")
 
 
-async def test_an_answer_of_a_reset_controller_does_not_end_io(autojump_clock, announce):
-    """Some controllers complete what they had in hand when they are reset."""
-    announce("association lost")
-    target = Scripted(faults={"READ": Fate.SILENT})
-    async with scripted(target), hosting(target.network) as (host, _), trio.open_nursery() as tasks:
-        controller = await host.connect(params())
-        read = Outcome()
-        tasks.start_soon(read.of, controller.namespaces[1].read, 0, 512)
-        await until(lambda: "READ" in target.names())
-        (busy,) = {seen.qid for seen in target.seen if seen.what == "READ"}
-        target.close_queue(3 - busy)
-        await in_state(controller, LOST)
-        target.faults.clear()
-        await controller.reconnect(controller.params)
-        await until(lambda: read.at is not None)
-        assert read.error is None
-
-
 async def test_a_half_finished_reset_does_not_make_it_busy(autojump_clock, announce):
     """`reconnect` while the lost association is still being ended waits for its turn."""
     announce("association lost")
