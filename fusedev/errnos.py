@@ -6,7 +6,7 @@ What is not in it is EIO, and `user.nvme.last_error` says what it was.
 import errno
 from typing import Final
 
-from nvmf_host.errors import EndOfNamespaceError, ReadOnlyError, UnsupportedError
+from nvmf_host.errors import EndOfNamespaceError, KilledError, ReadOnlyError, UnsupportedError
 from nvmf_transport import status
 from nvmf_transport.errors import (
     CommandError,
@@ -23,6 +23,7 @@ BY_CLASS: Final[dict[type[BaseException], int]] = {
     ReadOnlyError: errno.EROFS,
     # Never ENOSYS: the kernel takes that for the whole mount and does not ask again.
     UnsupportedError: errno.EOPNOTSUPP,
+    KilledError: errno.EINTR,
     NvmfError: errno.EIO,
 }
 

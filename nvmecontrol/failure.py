@@ -32,6 +32,8 @@ KINDS: Final[dict[str, tuple[int, str]]] = {
     "outcome-unknown": (EX_IOERR, "it may have been executed: look before doing it again"),
     "gone": (EX_IOERR, "see `nvmecontrol devlist`"),
     "refused": (EX_IOERR, "give the namespace a format without metadata"),
+    "killed": (EX_IOERR, "do it again"),
+    "unflushed-lost": (EX_IOERR, "see `nvmecontrol devlist`, and write the data again"),
     "shutdown": (EX_IOERR, "start fusedev again"),
     "end-of-namespace": (EX_IOERR, "`nvmecontrol identify` tells its size"),
     "read-only": (EX_IOERR, "connect without --read-only, or lift the write protection"),

@@ -5,7 +5,7 @@
 
     async def main():
         register(nvmf_tcp.TcpTransport())
-        async with nvmf_host.connect("127.0.0.1:4420", "nqn.2014-08.org.example:disk") as controller:
+        async with nvmf_host.connect("127.0.0.1:4420", "nqn.2014-08.org.example:a") as controller:
             namespace = controller.namespaces[1]
             print(bytes(await namespace.read(0, 4096)).hex())
 
@@ -25,6 +25,6 @@ __all__ = ["Host", "connect", "open_host"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import host  # noqa: PLC0415 - loading trio takes longer than most of nvmecontrol's work
+    from . import host
 
     return getattr(host, name)

@@ -50,9 +50,7 @@ async def active_namespaces(queue: HostQueue, *, after: int = 0) -> list[int]:
 
 async def namespace_descriptors(queue: HostQueue, nsid: int) -> dict[int, bytes]:
     """Namespace Identification Descriptor list, CNS 03h, as {type: value}."""
-    return unpack_namespace_descriptors(
-        await identify(queue, Cns.NAMESPACE_DESCRIPTORS, nsid=nsid)
-    )
+    return unpack_namespace_descriptors(await identify(queue, Cns.NAMESPACE_DESCRIPTORS, nsid=nsid))
 
 
 async def get_log_page(

@@ -36,6 +36,7 @@ from nvmf_transport.nvme import ADMIN_QID, Cap, FeatureId, Property, Vs
 from . import admin, events
 from . import handshake as hs
 from .config import DEFAULT_QUEUE_ENTRIES, ConnectParams
+from .fencing import Fence
 from .groups import single_error
 from .keepalive import keep_alive
 from .qpair import HostQueue
@@ -59,6 +60,8 @@ class Association:
     version: Vs
     cntlid: int
     controller: IdentifyController
+    #: Stands while the controller may execute what it was sent.
+    fence: Fence
 
     def __init__(
         self, transport: Transport, params: ConnectParams, on_failed: Callable[[NvmfError], None]
@@ -115,6 +118,7 @@ class Association:
                 problem = f"{what} of the controller: {error}"
             else:
                 self.stopped = True
+                self.fence.lift(f"{what} of the controller was seen")
                 return None
         return problem
 
@@ -185,6 +189,14 @@ class Association:
         self._refuse_discovery()
         with step("Keep Alive Timer"):
             await self._read_kato()
+        self.fence = Fence(
+            cntlid=self.cntlid,
+            ciu=self.controller.ciu,
+            cirn=self.controller.cirn,
+            kato_s=self.kato_s,
+            traffic_based=bool(self.controller.tbkas),
+            cqt_s=self.controller.cqt / 1000,
+        )
         if self.kato_s:
             nursery.start_soon(self._keep_alive)
         with step("Number of Queues"):

@@ -8,6 +8,7 @@ import trio
 from nvmf_transport.errors import NvmfError
 
 _FIRST_DELAY_S: Final = 0.5
+_REFUSED_DELAY_S: Final = 60.0
 #: A delay is shortened by up to this part, so that many hosts do not come at once.
 _JITTER: Final = 0.25
 
@@ -34,10 +35,15 @@ class Attempts:
         """Waits for the end of the next attempt; raises its error."""
         await self._result.get()
 
-    async def wait_for_turn(self, longest_delay_s: float) -> None:
-        """Waits until the next attempt is due, or wanted; 0: until it is wanted."""
+    async def wait_for_turn(self, longest_delay_s: float, *, refused: bool = False) -> None:
+        """Waits until the next attempt is due, or wanted; 0: until it is wanted.
+
+        A controller that `refused` the last one is asked less and less often, down to once a
+        minute: it has to be configured before it will not.
+        """
         if longest_delay_s:
-            delay_s = self._delay_s(longest_delay_s)
+            longest_s = max(longest_delay_s, _REFUSED_DELAY_S) if refused else longest_delay_s
+            delay_s = self._delay_s(longest_s)
             self.next_at = trio.current_time() + delay_s
             with trio.move_on_at(self.next_at):
                 await self._wanted.wait()

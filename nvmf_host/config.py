@@ -12,13 +12,21 @@ from nvmf_transport.fabrics import CNTLID_DYNAMIC, CNTLID_MAX, CNTLID_STATIC_ANY
 from nvmf_transport.nqn import check_nqn
 
 from .identity import HostIdentity
-from .messages import ConnectRequest, Origin, Parameter, ReconnectRequest, connect_default
+from .messages import (
+    ConnectRequest,
+    Origin,
+    Parameter,
+    ReconnectRequest,
+    SetRequest,
+    connect_default,
+)
 
 MAX_IO_QUEUES: Final = 1024
 #: More entries than this are not asked for unless somebody does: a queue holds that much data.
 DEFAULT_QUEUE_ENTRIES: Final = 1024
 MAX_KATO_S: Final = 4_000_000.0
 MAX_DELAY_S: Final = 86_400.0
+MAX_LIMIT_S: Final = 4_000_000.0
 
 #: Fields of `ConnectRequest` that `devlist` shows, with their origin.
 SHOWN: Final = (
@@ -27,6 +35,8 @@ SHOWN: Final = (
     "kato_s",
     "reconnect_delay_s",
     "ctrl_loss_tmo_s",
+    "fast_io_fail_s",
+    "replay_limit_s",
     "flow_control",
     "header_digests",
     "data_digests",
@@ -57,6 +67,12 @@ class ConnectParams:
     kato_s: float = 15.0
     #: The longest wait between two attempts; 0: by hand only.
     reconnect_delay_s: float = 10.0
+    #: A controller that is not back after so long is given up; None: never.
+    ctrl_loss_tmo_s: float | None = None
+    #: So long after the loss, what waits and what comes fails until it is back; None: it waits.
+    fast_io_fail_s: float | None = None
+    #: After a longer outage waiting writes go on by themselves only to a private namespace.
+    replay_limit_s: float = 600.0
     flow_control: bool = False
     header_digests: bool = False
     data_digests: bool = False
@@ -73,7 +89,6 @@ class ConnectParams:
             name: "default" if getattr(request, name) == connect_default(name) else "given"
             for name in SHOWN
         }
-        _refuse_loss_timeout(request.ctrl_loss_tmo_s)
         return cls(
             address=Address.parse(request.address),
             subnqn=check_nqn(request.subnqn, "subnqn"),
@@ -84,6 +99,9 @@ class ConnectParams:
             queue_size=request.queue_size,
             kato_s=request.kato_s,
             reconnect_delay_s=request.reconnect_delay_s,
+            ctrl_loss_tmo_s=_unless_never(request.ctrl_loss_tmo_s),
+            fast_io_fail_s=request.fast_io_fail_s,
+            replay_limit_s=request.replay_limit_s,
             flow_control=request.flow_control,
             header_digests=request.header_digests,
             data_digests=request.data_digests,
@@ -94,19 +112,25 @@ class ConnectParams:
             origins=given,
         ).checked()
 
-    def reconnecting(
-        self, request: ReconnectRequest, identity: HostIdentity | None = None
+    def changed(
+        self,
+        request: ReconnectRequest | SetRequest,
+        identity: HostIdentity | None = None,
     ) -> "ConnectParams":
-        """These parameters with what a `reconnect` request changes; raises `ConfigError`."""
-        _refuse_loss_timeout(request.ctrl_loss_tmo_s)
+        """These parameters with what a request changes; raises `ConfigError`."""
         changed: dict[str, object] = {
             name: getattr(request, name)
             for name in SHOWN
-            if name != "ctrl_loss_tmo_s" and getattr(request, name, None) is not None
+            if getattr(request, name, None) is not None
         }
         origins = dict(self.origins) | dict.fromkeys(changed, "given")
-        if request.address is not None:
-            changed["address"] = Address.parse(request.address)
+        if "ctrl_loss_tmo_s" in changed:
+            changed["ctrl_loss_tmo_s"] = _unless_never(request.ctrl_loss_tmo_s)
+        if "fast_io_fail_s" in changed:
+            changed["fast_io_fail_s"] = _unless_never(request.fast_io_fail_s, never=-1)
+        address = getattr(request, "address", None)
+        if address is not None:
+            changed["address"] = Address.parse(address)
         if identity is not None:
             changed["identity"] = identity
         return attrs.evolve(self, origins=origins, **changed).checked()  # type: ignore[arg-type]
@@ -121,6 +145,11 @@ class ConnectParams:
         if self.kato_s != 0:
             _in_range("kato_s", self.kato_s, 1, MAX_KATO_S)
         _in_range("reconnect_delay_s", self.reconnect_delay_s, 0, MAX_DELAY_S)
+        if self.ctrl_loss_tmo_s is not None:
+            _in_range("ctrl_loss_tmo_s", self.ctrl_loss_tmo_s, 0.001, MAX_LIMIT_S)
+        if self.fast_io_fail_s is not None:
+            _in_range("fast_io_fail_s", self.fast_io_fail_s, 0, MAX_LIMIT_S)
+        _in_range("replay_limit_s", self.replay_limit_s, 0, MAX_LIMIT_S)
         return self
 
     @property
@@ -152,14 +181,9 @@ class ConnectParams:
         return shown
 
 
-def _refuse_loss_timeout(value: float | None) -> None:
-    if value is not None and not value <= 0:
-        raise ConfigError(
-            "a finite controller loss timeout is not available yet; leave it out, or give 0 or -1 "
-            "for never",
-            field="ctrl_loss_tmo_s",
-            value=value,
-        )
+def _unless_never(limit_s: float | None, *, never: float = 0) -> float | None:
+    """None for a limit that stands for "never": -1, and 0 unless that means "at once"."""
+    return None if limit_s is None or limit_s < 0 or limit_s == never else limit_s
 
 
 def _cntlid(text: str) -> int:

@@ -4,11 +4,10 @@ A session is one open of the node.  Each request is a task of the service: a lon
 no other request, and a session that is closed takes its requests with it.
 """
 
-import base64
 import json
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -21,28 +20,21 @@ from nvmf_transport.errors import (
     BusyError,
     CommandError,
     ConfigError,
-    NoSuchDeviceError,
     NvmfError,
     TransportError,
 )
-from nvmf_transport.nvme import NSID_ALL
 
-from . import admin, identity, messages
-from .config import ConnectParams
-from .controller import Controller
+from . import messages
 from .groups import single_error
 from .host import Host
-from .namespace import Namespace
+from .service import Requests
 
 log = logging.getLogger(__name__)
 
-_MAX_LOG_BYTES: Final = 16 << 20
 #: Answers that nobody reads: a session that leaves more lying is cut off.
 _MAX_UNREAD_BYTES: Final = 64 << 20
 
 #: What the fields of Get Log Page hold.
-_LOG_PAGE_FIELDS: Final = {"lid": 0xFF, "lsp": 0x7F, "lsi": 0xFFFF, "nsid": NSID_ALL}
-
 _converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
 
 
@@ -217,20 +209,8 @@ class ControlService:
     """Handles requests.  Made by `open_control`."""
 
     def __init__(self, host: Host, nursery: trio.Nursery) -> None:
-        self._host = host
+        self._requests = Requests(host)
         self._nursery = nursery
-        self._handlers: dict[type, Callable[[Any], Awaitable[Any]]] = {
-            messages.ConnectRequest: self._connect,
-            messages.ReconnectRequest: self._reconnect,
-            messages.DisconnectRequest: self._disconnect,
-            messages.DevlistRequest: self._devlist,
-            messages.IdentifyRequest: self._identify,
-            messages.LogPageRequest: self._log_page,
-            messages.NsidRequest: self._nsid,
-            messages.FlushRequest: self._flush,
-            messages.DeallocateRequest: self._deallocate,
-            messages.WriteZeroesRequest: self._write_zeroes,
-        }
 
     def open_session(self) -> Session:
         """A session; close it."""
@@ -238,135 +218,7 @@ class ControlService:
 
     async def handle(self, request: messages.Request) -> Any:
         """Returns the answer; raises `NvmfError`."""
-        return await self._handlers[type(request)](request)
-
-    async def _connect(self, request: messages.ConnectRequest) -> messages.ConnectResult:
-        who = self._identity(request.hostnqn, request.hostid)
-        controller = await self._host.connect(ConnectParams.from_request(request, who))
-        return _connected(controller)
-
-    async def _reconnect(self, request: messages.ReconnectRequest) -> messages.ConnectResult:
-        controller = self._host.find_controller(request.device)
-        who = None
-        if request.hostnqn is not None or request.hostid is not None:
-            who = identity.resolve(request.hostnqn, request.hostid)
-        await self._host.reconnect(controller, controller.params.reconnecting(request, who))
-        return _connected(controller)
-
-    async def _disconnect(self, request: messages.DisconnectRequest) -> messages.DisconnectResult:
-        controllers = (
-            list(self._host.controllers.values())
-            if request.device is None
-            else self._named(request.device)
-        )
-        problems: dict[str, str] = {}
-
-        async def end(controller: Controller) -> None:
-            found = await self._host.disconnect(controller)
-            if found:
-                problems[controller.name] = "; ".join(found)
-
-        async with trio.open_nursery() as nursery:
-            for controller in controllers:
-                nursery.start_soon(end, controller)
-        return messages.DisconnectResult(
-            devices=tuple(controller.name for controller in controllers), problems=problems
-        )
-
-    async def _devlist(self, _request: messages.DevlistRequest) -> messages.DevlistResult:
-        return messages.DevlistResult(
-            controllers=tuple(controller.info() for controller in self._host.controllers.values())
-        )
-
-    async def _identify(self, request: messages.IdentifyRequest) -> messages.DataResult:
-        controller, namespace = self._device(request.device)
-        _check_range("cns", request.cns, 0xFF)
-        if request.nsid is not None:
-            _check_range("nsid", request.nsid, NSID_ALL)
-        own = 0 if namespace is None else namespace.nsid
-        queue = controller.live_association().admin
-        nsid = own if request.nsid is None else request.nsid
-        return _data(await admin.identify(queue, request.cns, nsid=nsid))
-
-    async def _log_page(self, request: messages.LogPageRequest) -> messages.DataResult:
-        controller, namespace = self._device(request.device)
-        for field, highest in _LOG_PAGE_FIELDS.items():
-            value = getattr(request, field)
-            if value is not None:
-                _check_range(field, value, highest)
-        _check_multiple_of_4("length_bytes", request.length_bytes, 4, _MAX_LOG_BYTES)
-        _check_multiple_of_4("offset_bytes", request.offset_bytes, 0, 1 << 62)
-        own = NSID_ALL if namespace is None else namespace.nsid
-        data = await admin.get_log_page(
-            controller.live_association().admin,
-            request.lid,
-            request.length_bytes,
-            offset_bytes=request.offset_bytes,
-            nsid=own if request.nsid is None else request.nsid,
-            lsp=request.lsp,
-            lsi=request.lsi,
-            rae=request.rae,
-        )
-        return _data(data)
-
-    async def _nsid(self, request: messages.NsidRequest) -> messages.NsidResult:
-        controller, namespace = self._device(request.device)
-        return messages.NsidResult(
-            controller=controller.name, nsid=0 if namespace is None else namespace.nsid
-        )
-
-    async def _flush(self, request: messages.FlushRequest) -> dict[str, Any]:
-        await self._host.find_namespace(request.device)[1].flush()
-        return {}
-
-    async def _deallocate(self, request: messages.DeallocateRequest) -> dict[str, Any]:
-        await self._host.find_namespace(request.device)[1].deallocate(request.ranges)
-        return {}
-
-    async def _write_zeroes(self, request: messages.WriteZeroesRequest) -> dict[str, Any]:
-        await self._host.find_namespace(request.device)[1].write_zeroes(
-            request.slba, request.length_lbas, fua=request.fua, deallocate=request.deallocate
-        )
-        return {}
-
-    def _identity(self, hostnqn: str | None, hostid: str | None) -> identity.HostIdentity:
-        if hostnqn is None and hostid is None:
-            return self._host.identity
-        return identity.resolve(hostnqn, hostid)
-
-    def _device(self, name: str) -> tuple[Controller, Namespace | None]:
-        if name in self._host.controllers:
-            return self._host.controllers[name], None
-        return self._host.find_namespace(name)
-
-    def _named(self, name: str) -> list[Controller]:
-        """By the name of a node first, then by SUBNQN, which may mean several."""
-        try:
-            return [self._device(name)[0]]
-        except NoSuchDeviceError:
-            found = [
-                controller
-                for controller in self._host.controllers.values()
-                if controller.params.subnqn == name
-            ]
-            if not found:
-                known = ", ".join(self._host.controllers) or "none"
-                raise NoSuchDeviceError(
-                    f"no controller, namespace or SUBNQN of this name; controllers: {known}",
-                    value=name,
-                ) from None
-            return found
-
-
-def _connected(controller: Controller) -> messages.ConnectResult:
-    info = controller.info()
-    return messages.ConnectResult(
-        device=controller.name, namespaces=info.namespaces, refused=info.refused
-    )
-
-
-def _data(data: bytearray) -> messages.DataResult:
-    return messages.DataResult(data=base64.b64encode(data).decode("ascii"))
+        return await self._requests.handle(request)
 
 
 def _identifier(value: Any) -> Any:
@@ -378,18 +230,6 @@ def _identifier(value: Any) -> Any:
 
 def _text(line: bytes) -> str:
     return line[:80].decode("utf-8", "replace")
-
-
-def _check_range(field: str, value: int, highest: int) -> None:
-    if not 0 <= value <= highest:
-        raise ConfigError(f"give a number from 0 to {highest}", field=field, value=value)
-
-
-def _check_multiple_of_4(field: str, value: int, lowest: int, highest: int) -> None:
-    if value % 4 or not lowest <= value <= highest:
-        raise ConfigError(
-            f"give a multiple of 4 from {lowest} to {highest}", field=field, value=value
-        )
 
 
 @asynccontextmanager

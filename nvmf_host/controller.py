@@ -14,6 +14,7 @@ import trio
 
 from nvmf_transport.errors import (
     BusyError,
+    ConnectRejectedError,
     NotConnectedError,
     NvmfError,
     ShutdownError,
@@ -23,15 +24,20 @@ from nvmf_transport.interfaces import Transport
 
 from .association import Association, open_association
 from .attempts import Attempts
+from .by_hand import verify
 from .config import ConnectParams
+from .cross_reset import reset_others
+from .fencing import Fences
 from .groups import single_error
 from .handshake import Handshake
 from .messages import ControllerInfo
 from .namespace import Namespace
+from .outage import Outage
 from .report import controller_info
+from .rescans import Rescans
 from .roster import Roster
 from .scan import NamespaceDescription, scan
-from .shutdown import flush_all, wait_idle
+from .shutdown import flush_all, unsettled, wait_idle
 from .state import CONTROLLER_TRANSITIONS, ControllerState, moved
 
 log = logging.getLogger(__name__)
@@ -43,8 +49,6 @@ _SETTLED_S: Final = 1.0
 _SCAN_STEP: Final = "identifying the namespaces"
 #: All that an orderly end may take, sockets apart.
 _CLOSE_S: Final = 9.0
-#: A namespace that has to be identified again and again is so after 0.1 s, doubling to this.
-_LONGEST_RECHECK_S: Final = 5.0
 
 
 class Controller:
@@ -68,6 +72,8 @@ class Controller:
         #: The last association's, for what is shown while there is none.
         self.last_association: Association | None = None
         self.associations = 0
+        #: Of ended associations whose controllers may still execute commands.
+        self.fences = Fences()
         self.last_error = self._warned = ""
         self.since = trio.current_time()
         self.attempts = Attempts()
@@ -85,9 +91,8 @@ class Controller:
         self._serving: trio.CancelScope | None = None
         self._parting: trio.CancelScope | None = None
         self._alive_at = self._failed_at = trio.current_time()
-        #: NSIDs to identify (None: all) and when.
-        self._rescans: dict[int | None, float] = {}
-        self._rechecks: dict[int, float] = {}
+        self._rescans = Rescans()
+        self.outage = Outage(lambda: self.params, self._fail_fast, self._give_up)
 
     @property
     def namespaces(self) -> dict[int, Namespace]:
@@ -145,8 +150,22 @@ class Controller:
         if self._close_wanted.is_set() or self.state in (_S.CLOSING, _S.CLOSED):
             raise BusyError(f"{self.name} is being disconnected", field="device", value=self.name)
 
+    def set_params(self, params: ConnectParams) -> None:
+        """Parameters that need no new association; they hold from now on."""
+        self.params = params
+        self.outage.look()
+        self._on_changed(None)
+
+    def vouch(self) -> None:
+        """The operator says that the controllers of ended associations have stopped."""
+        self.fences.lift_all("the operator vouches for it")
+
     async def close(self) -> None:
         """An orderly end; returns when it has come.  `problems` says what did not end well."""
+        self._want_close()
+        await self.closed.wait()
+
+    def _want_close(self) -> None:
         self._close_wanted.set()
         self._wishes.set()
         self.attempts.want()
@@ -156,7 +175,6 @@ class Controller:
         if self._parting is not None:
             soon = trio.current_time() + _CLOSE_S
             self._parting.deadline = min(self._parting.deadline, soon)
-        await self.closed.wait()
 
     # The task.
 
@@ -164,18 +182,26 @@ class Controller:
         """Lives until it is closed, or, without `keep_trying`, until the first attempt fails."""
         self._keep_trying = keep_trying
         try:
-            self.attempts.lost()
-            while not self._close_wanted.is_set():
-                error = await self._attempt()
-                if self._close_wanted.is_set():
-                    break
-                if not self.associations and not keep_trying:
-                    self._move(_S.CLOSING)
-                    break
-                self._lost(error)
-                await self.attempts.wait_for_turn(self.params.reconnect_delay_s)
+            with single_error():
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self.outage.watch)
+                    await self._connect_again_and_again()
+                    nursery.cancel_scope.cancel()
         finally:
             self._end()
+
+    async def _connect_again_and_again(self) -> None:
+        self.attempts.lost()
+        while not self._close_wanted.is_set():
+            error = await self._attempt()
+            if self._close_wanted.is_set():
+                break
+            if not self.associations and not self._keep_trying:
+                self._move(_S.CLOSING)
+                break
+            self._lost(error)
+            refused = isinstance(error, ConnectRejectedError)
+            await self.attempts.wait_for_turn(self.params.reconnect_delay_s, refused=refused)
 
     async def _attempt(self) -> NvmfError | None:
         """One attempt, and the life of the association that it makes; returns why that ended."""
@@ -194,6 +220,8 @@ class Controller:
         if scope.cancelled_caught:
             error = ShutdownError("the attempt was given up")
         self._attempt_scope = None
+        if self.association is not None:
+            self.fences.add(self.association.fence, trio.current_time())
         self.association = None
         self.roster.lose_paths()
         if self.state in (_S.CONNECTING, _S.RECONNECTING):
@@ -238,6 +266,7 @@ class Controller:
         self._alive_at = trio.current_time()
         self.associations += 1
         self.last_error = ""
+        self.outage.end()
         self._move(_S.LIVE)
         self.attempts.end(None)
         log.info(
@@ -251,17 +280,25 @@ class Controller:
 
     async def _serve(self, association: Association) -> None:
         """Acts on wishes until the association fails or is to be closed."""
+        with single_error():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(
+                    reset_others, association.admin, association.controller, self.fences
+                )
+                await self._act_on_wishes(association)
+                nursery.cancel_scope.cancel()
+
+    async def _act_on_wishes(self, association: Association) -> None:
         while association.error is None and not self._close_wanted.is_set():
             self._wishes = trio.Event()
             now = trio.current_time()
-            due = {nsid for nsid, at in self._rescans.items() if at <= now}
+            self.fences.look(now)
+            due = self._rescans.take_due()
             if due:
-                for nsid in due:
-                    del self._rescans[nsid]
                 nsids = None if None in due else {nsid for nsid in due if nsid is not None}
                 await self._identify(association, nsids, reconnected=False)
                 continue
-            wake_at = min(self._rescans.values(), default=float("inf"))
+            wake_at = min(self._rescans.next_at, self.fences.next_at())
             with trio.move_on_at(wake_at):
                 await self._wishes.wait()
 
@@ -271,7 +308,7 @@ class Controller:
         """Identifies namespaces and lets them go on, or not."""
         while True:
             if nsids is None:
-                self._rescans.clear()
+                self._rescans.drop_all()
             handshake = Handshake()
             with handshake.step(_SCAN_STEP, cause=lambda: association.error):
                 found = await scan(
@@ -282,17 +319,15 @@ class Controller:
                     # There may be thousands: it is silence that is bounded.
                     on_progress=handshake.progress,
                 )
-            now = trio.current_time()
-            late = {nsid for nsid, at in self._rescans.items() if at <= now}
-            if not late or association.error is not None:
+            late = set() if association.error is not None else self._rescans.take_due()
+            if not late:
                 break
             # They changed while they were being looked at: what was found may be old already.
-            for nsid in late:
-                del self._rescans[nsid]
             if nsids is not None:
                 nsids = None if None in late else nsids | {n for n in late if n is not None}
         if association.error is None:
             self.roster.take(found, association, nsids, reconnected=reconnected)
+            await verify(self.roster, association)
 
     async def _part(self, association: Association) -> None:
         """The end of an association, while its sockets are still open."""
@@ -320,6 +355,8 @@ class Controller:
     def _association_failed(self, error: NvmfError) -> None:
         self.last_error = str(error)
         self._failed_at = trio.current_time()
+        if self.associations:
+            self.outage.begin()
         self.roster.hold(f"connection lost: {error}")
         if self._serving is not None:
             self._serving.cancel()
@@ -327,17 +364,24 @@ class Controller:
     def _namespaces_changed(self, nsids: set[int] | None) -> None:
         """The controller reports changed attributes: nothing is sent before they are known."""
         self.roster.hold("the controller reports a change; being identified", nsids)
-        now = trio.current_time()
-        for nsid in {None} if nsids is None else nsids:
-            self._rescans[nsid] = now
+        self._rescans.now(nsids)
         self._wishes.set()
+
+    def _fail_fast(self, reason: str) -> None:
+        log.warning("%s: %s: waiting I/O fails", self.name, reason)
+        for namespace in self.roster.namespaces.values():
+            namespace.fail_fast(reason)
+            self._on_changed(namespace)
+
+    def _give_up(self, reason: str) -> None:
+        log.error("%s: %s: disconnected", self.name, reason)
+        self.problems.append(f"{self.name}: {reason}")
+        self._want_close()
 
     def _recheck(self, namespace: Namespace, reason: str) -> None:
         """A status asks for one namespace to be identified again, after a while."""
         log.warning("%s: %s", namespace.name, reason)
-        delay_s = self._rechecks.get(namespace.nsid, 0.1)
-        self._rechecks[namespace.nsid] = min(2 * delay_s, _LONGEST_RECHECK_S)
-        self._rescans.setdefault(namespace.nsid, trio.current_time() + delay_s)
+        self._rescans.soon(namespace.nsid)
         self._wishes.set()
         self._on_changed(namespace)
 
@@ -363,23 +407,13 @@ class Controller:
             level = logging.WARNING if self.last_error != self._warned else logging.INFO
             log.log(level, "%s: attempt %d: %s", self.name, self.attempts.count, self.last_error)
         self._warned = self.last_error
-        self._rescans.clear()
-        self._rechecks.clear()
+        self._rescans.reset()
         self._move(_S.LOST)
 
     def _end(self) -> None:
-        ambiguous = [
-            f"{namespace.name}: {len(namespace.engine.ambiguous)} interrupted writes have an "
-            f"unknown outcome, at (SLBA, LBAs) {namespace.engine.ambiguous[:8]}"
-            for namespace in self.roster.namespaces.values()
-            if namespace.engine.ambiguous
-        ]
-        unflushed = [
-            f"{namespace.name}: acknowledged writes were not flushed"
-            for namespace in self.roster.namespaces.values()
-            if namespace.engine.dirty and self.state is not _S.CLOSING
-        ]
-        self.problems += ambiguous + unflushed
+        self.problems += unsettled(
+            self.roster.namespaces.values(), flushed=self.state is _S.CLOSING
+        )
         if self.state is not _S.CLOSING:
             self._move(_S.CLOSING)
         self.roster.end("the controller was disconnected")

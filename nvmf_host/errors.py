@@ -19,3 +19,15 @@ class UnsupportedError(NvmfError):
     """The controller does not offer the command."""
 
     kind = "unsupported"
+
+
+class KilledError(NvmfError):
+    """Whoever waited has a fatal signal pending; what was sent goes on by itself."""
+
+    kind = "killed"
+
+
+class UnflushedLostError(NvmfError):
+    """Acknowledged writes that were not flushed are lost, or may be."""
+
+    kind = "unflushed-lost"

@@ -22,6 +22,7 @@ from .groups import single_error
 from .identity import HostIdentity, resolve
 from .messages import ConnectRequest
 from .namespace import Namespace
+from .quarantine import Quarantine
 from .state import ControllerState
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,11 @@ class Host:
         #: The names that subscribers know.
         self._nodes: set[str] = set()
         #: Namespaces with the same identifiers in the same subsystem, in the order of their coming.
-        self._paths: dict[tuple[str, tuple[tuple[str, str], ...]], list[Namespace]] = {}
+        self._paths: dict[tuple[str, ...], list[Namespace]] = {}
+        #: The key of each, as it was when it came: the address of a connection can change.
+        self._keys: dict[Namespace, tuple[str, ...]] = {}
+        #: Quarantines of namespaces whose last node is gone, for the next one.
+        self._estates: dict[tuple[str, ...], list[Quarantine]] = {}
 
     def subscribe(self, callback: Callable[[NodeEvent], None]) -> None:
         """`callback` is called, synchronously, with every `NodeEvent` from now on."""
@@ -81,9 +86,9 @@ class Host:
             name,
             params,
             transport,
-            on_added=lambda namespace: self._joined(params.subnqn, namespace),
+            on_added=lambda namespace: self._joined(controller, namespace),
             on_changed=lambda namespace: self._changed(controller, namespace),
-            on_removed=lambda namespace: self._left(params.subnqn, namespace),
+            on_removed=self._left,
         )
         self.controllers[name] = controller
         self.controllers = dict(sorted(self.controllers.items(), key=lambda item: _number(item[0])))
@@ -194,23 +199,25 @@ class Host:
                     value=f"{params.subnqn} at {params.address}",
                 )
 
-    def _joined(self, subnqn: str, namespace: Namespace) -> None:
+    def _joined(self, controller: Controller, namespace: Namespace) -> None:
         """A namespace has got its node: it may be a second path to one that is there."""
-        ids = tuple(namespace.description.identifiers.items())
-        if ids:
-            paths = self._paths.setdefault((subnqn, ids), [])
-            if paths:
-                namespace.same_as = paths[0].name
-                log.warning(
-                    "%s is the same namespace as %s, and read-only here",
-                    namespace.name,
-                    paths[0].name,
-                )
-            paths.append(namespace)
+        key = self._keys[namespace] = _path_key(controller, namespace)
+        paths = self._paths.setdefault(key, [])
+        if paths:
+            namespace.same_as = paths[0].name
+            log.warning(
+                "%s is the same namespace as %s, and read-only here",
+                namespace.name,
+                paths[0].name,
+            )
+        paths.append(namespace)
+        # No I/O can have reached the node yet: what it must not write over is known in time.
+        for estate in self._estates.pop(key, []):
+            self._bequeath(estate, namespace)
         self._emit(NodeEventKind.ADDED, namespace.name)
 
-    def _left(self, subnqn: str, namespace: Namespace) -> None:
-        key = (subnqn, tuple(namespace.description.identifiers.items()))
+    def _left(self, namespace: Namespace) -> None:
+        key = self._keys.pop(namespace, ())
         paths = self._paths.get(key, [])
         if namespace in paths:
             paths.remove(namespace)
@@ -221,7 +228,29 @@ class Host:
                     self._emit(NodeEventKind.CHANGED, path.name)
             if not paths:
                 del self._paths[key]
+        if paths:
+            self._bequeath(namespace.quarantine, paths[0])
+        else:
+            # Requests that fail just now are yet to leave their ranges in it.
+            self._estates.setdefault(key, []).append(namespace.quarantine)
         self._emit(NodeEventKind.REMOVED, namespace.name)
+
+    def _bequeath(self, estate: Quarantine, heir: Namespace) -> None:
+        """What a node that is gone had in quarantine is so for the next node of the namespace."""
+        holder = next(
+            controller
+            for controller in self.controllers.values()
+            if controller.namespaces.get(heir.nsid) is heir
+        )
+        estate.bequeath(heir.quarantine, holder.fences)
+
+
+def _path_key(controller: Controller, namespace: Namespace) -> tuple[str, ...]:
+    """What makes two nodes the same namespace; without identifiers, the same NSID there."""
+    ids = namespace.description.identifiers
+    if not ids:
+        return (*controller.params.key, f"NSID {namespace.nsid}")
+    return (controller.params.subnqn, *(f"{name} {value}" for name, value in ids.items()))
 
 
 def _number(name: str) -> int:

@@ -9,18 +9,22 @@
 Ambiguous are the writes that were sent and not answered when their association ended.  Two of them
 never overlap (see `range_lock`).  They go before everything else, so that a Flush goes after them.
 
-Not here yet: the quarantine of ambiguous LBAs against ghosts (until the old controller is known to
-have stopped, an old copy of a write may still land on top of a newer one), the comparison of what
-was written since the last Flush, the limit on replaying after a long outage.
+While it fails fast, a namespace that is not live fails its requests instead of letting them wait.
 """
 
 from collections.abc import Callable
 
 import trio
 
-from nvmf_transport.errors import CommandError, DataDigestError, NamespaceGoneError
+from nvmf_transport.errors import (
+    CommandError,
+    DataDigestError,
+    NamespaceGoneError,
+    NotConnectedError,
+)
 from nvmf_transport.status import INVALID_NAMESPACE, Status
 
+from .cache_log import CacheLog
 from .io_path import IoPath
 from .io_request import CHANGES, IoRequest, Kind
 from .policy import (
@@ -30,7 +34,7 @@ from .policy import (
     action_for,
     retry_delay_s,
 )
-from .state import NAMESPACE_TRANSITIONS, NamespaceState, moved
+from .state import NAMESPACE_TRANSITIONS, NamespaceState, PauseCause, moved
 
 _S = NamespaceState
 #: A namespace that is there when identified and yet "invalid" to I/O is given up on after so many.
@@ -40,7 +44,9 @@ _MAX_RECHECKS = 3
 class IoEngine:
     """The requests of one namespace, whatever becomes of its associations."""
 
-    def __init__(self, name: str, on_recheck: Callable[[str], None]) -> None:
+    def __init__(
+        self, name: str, on_recheck: Callable[[str], None], *, lba_bytes: int = 512
+    ) -> None:
         """`on_recheck(reason)` asks for the namespace to be identified, then resumed again."""
         self.state = _S.HELD
         self.reason = "not connected yet"
@@ -49,14 +55,27 @@ class IoEngine:
         self._on_recheck = on_recheck
         self._path: IoPath | None = None
         self._order = 0
+        #: Every request that somebody waits for.
+        self._active: dict[IoRequest, None] = {}
+        #: Those of them that are to be sent when the namespace is live.
         self._waiting: dict[int, IoRequest] = {}
         self._ambiguous: dict[int, IoRequest] = {}
         #: Those that were ambiguous when the namespace went, until they are acknowledged after all.
         self._interrupted: dict[int, IoRequest] = {}
         self._gone = trio.Event()
-        #: Writes acknowledged, and how many of them a completed Flush or FUA covers.
-        self._acknowledged = self._flushed = 0
+        #: Why requests fail rather than wait, "" where they wait.
+        self._failing = ""
+        #: What was acknowledged and may be in a volatile cache still.
+        self.log = CacheLog(lba_bytes)
+        #: How often acknowledged writes were given up as lost: an fsync that spans one must fail.
+        self.losses = 0
         self._volatile = False
+        #: An association was lost since the log was last held against the medium.
+        self.unverified = False
+        #: When the namespace lost its path, None while it has one.
+        self.lost_at: float | None = None
+        #: Why it is paused, where it is.
+        self.cause = PauseCause.IDENTITY
 
     @property
     def path(self) -> IoPath | None:
@@ -77,7 +96,29 @@ class IoEngine:
     @property
     def dirty(self) -> bool:
         """True where acknowledged writes may still be in a volatile cache."""
-        return self._volatile and self._acknowledged != self._flushed
+        return len(self.log) > 0
+
+    @property
+    def active(self) -> list[IoRequest]:
+        """Requests that somebody waits for, in the order of their coming."""
+        return list(self._active)
+
+    def is_waiting(self, request: IoRequest) -> bool:
+        """True where a request is to be sent when the namespace is live."""
+        return request.order in self._waiting
+
+    @property
+    def has_waiting_changes(self) -> bool:
+        """True where writes, zeroes or deallocations wait, or have an unknown outcome."""
+        return bool(self._ambiguous) or any(
+            request.kind in CHANGES for request in self._waiting.values()
+        )
+
+    def kill(self, request: IoRequest, error: Exception) -> None:
+        """Ends the wait for a request with `error`."""
+        if request in self._active:
+            self._waiting.pop(request.order, None)
+            request.abandon(error)
 
     def next_order(self) -> int:
         """The place of a new request in the order of arrival."""
@@ -93,13 +134,33 @@ class IoEngine:
                 self._move(_S.HELD)
             self.reason = reason
 
+    def fail_fast(self, reason: str) -> None:
+        """Fails what waits and what comes, until the namespace resumes."""
+        self._failing = reason
+        waiting, self._waiting = self._waiting, {}
+        for order in sorted(waiting):
+            waiting[order].fail(NotConnectedError(f"{self._name}: {reason}"))
+
+    def check(self) -> None:
+        """Raises where a request would fail at once."""
+        if self.state is _S.GONE:
+            raise NamespaceGoneError(f"{self._name}: {self.reason}")
+        if self._failing and self.state not in (_S.LIVE, _S.REPLAYING):
+            raise NotConnectedError(f"{self._name}: {self._failing}")
+
     def lose_path(self) -> None:
         """The association is over: called after `hold`, once all its commands have ended."""
         self._path = None
+        if self.lost_at is None:
+            self.lost_at = trio.current_time()
+        if len(self.log):
+            self.unverified = True
 
     def resume(self, path: IoPath) -> None:
         """Lets a held namespace go, over `path`."""
         self._path = path
+        self._failing = ""
+        self.lost_at = None
         self._volatile = path.can_flush
         if self._ambiguous:
             self.reason = "writes that were interrupted are being sent again"
@@ -111,10 +172,11 @@ class IoEngine:
         else:
             self._go_live()
 
-    def pause(self, reason: str) -> None:
+    def pause(self, reason: str, cause: PauseCause) -> None:
         """Lets I/O of a held namespace wait for a hand."""
         self._move(_S.PAUSED)
         self.reason = reason
+        self.cause = cause
 
     def end(self, reason: str) -> None:
         """The namespace is gone: all that waits fails."""
@@ -137,12 +199,17 @@ class IoEngine:
         Raises `CommandError`, `DataDigestError` or `NamespaceGoneError`.  Where the wait is
         cancelled, commands that are outstanding stay so: see `request.on_idle`.
         """
+        self._active[request] = None
         try:
             return await self._perform(request)
         except BaseException:
             self._waiting.pop(request.order, None)
             self.settle(request.order)
+            if request.path is not None:
+                self._remember(request, known=False)
             raise
+        finally:
+            del self._active[request]
 
     def settle(self, order: int) -> None:
         """An ambiguous write has an outcome; the last one lets everything else go."""
@@ -153,8 +220,8 @@ class IoEngine:
     async def _perform(self, request: IoRequest) -> bool:
         immediate = delayed = rechecks = 0
         give_up_at: float | None = None
-        acknowledged = self._acknowledged
         while True:
+            mark = self.log.mark()
             self._begin(request)
             await request.wait()
             if request.error is not None:
@@ -178,7 +245,7 @@ class IoEngine:
                     self._fail(request, DataDigestError(self._describe(request, "data digest")))
                 continue
             if not request.status:
-                self._acknowledge(request, acknowledged)
+                self._acknowledge(request, mark)
                 return True
             status = Status.from_field(request.status)
             error = CommandError(status, self._describe(request))
@@ -215,22 +282,35 @@ class IoEngine:
         if state is _S.LIVE or (state is _S.REPLAYING and request.ambiguous):
             assert self._path is not None
             request.start(self._path)
-        elif state is _S.GONE:
-            raise NamespaceGoneError(f"{self._name}: {self.reason}")
         else:
+            self.check()
             request.finished = False
             self._waiting[request.order] = request
 
-    def _acknowledge(self, request: IoRequest, acknowledged_at_start: int) -> None:
+    def _acknowledge(self, request: IoRequest, mark: int) -> None:
         if request.kind in CHANGES:
-            self._acknowledged += 1
-            if request.fua and self._flushed == self._acknowledged - 1:
-                self._flushed = self._acknowledged
+            self._remember(request, known=request.kind is not Kind.DEALLOCATE)
             if request.ambiguous:
                 self._interrupted.pop(request.order, None)
                 self.settle(request.order)
         elif request.kind is Kind.FLUSH:
-            self._flushed = max(self._flushed, acknowledged_at_start)
+            self.log.flushed(mark)
+
+    def _remember(self, request: IoRequest, *, known: bool) -> None:
+        """A change has an outcome: this data, or, not `known`, who knows what."""
+        if self._volatile and request.kind in CHANGES:
+            if known and request.fua and not len(self.log):
+                # On the medium, and there is nothing older that it would have to supersede.
+                return
+            data = request.data if known else None
+            self.log.add(request.slba, request.nlb, data, known=known)
+
+    def give_up_unflushed(self, why: str) -> None:
+        """Acknowledged writes are lost, or may be: the next fsync of whoever wrote fails."""
+        self.log.clear()
+        self.unverified = False
+        self.losses += 1
+        self.last_error = why
 
     def _go_live(self) -> None:
         self._move(_S.LIVE)

@@ -12,6 +12,7 @@ import attrs
 from nvmf_transport.identify import IdentifyController
 from nvmf_transport.nvme import DSM_AD, FLAGS_SGL, RW_FUA, WZ_DEAC, DsmRange, NvmOpcode
 
+from .fencing import Fence
 from .qpair import HostQueue
 
 #: OPC, flags, CID, NSID, SLBA (CDW10-11), CDW12, CDW13: held equal to SubmissionEntry by a test.
@@ -50,6 +51,8 @@ class IoPath:
 
     queues: tuple[HostQueue, ...]
     nsid: int
+    #: Of this association: what may still happen to its commands once it has ended.
+    fence: Fence
     #: The most LBAs of one Read or Write, by MDTS, the transport and NLB.
     max_lbas: int
     #: Reads and writes must not cross a multiple of this many LBAs (NOIOB); 0: no boundary.
@@ -65,6 +68,7 @@ class IoPath:
         queues: tuple[HostQueue, ...],
         nsid: int,
         *,
+        fence: Fence,
         controller: IdentifyController,
         mpsmin: int,
         lba_bytes: int,
@@ -75,6 +79,7 @@ class IoPath:
         return cls(
             queues=queues,
             nsid=nsid,
+            fence=fence,
             max_lbas=max(1, max_lbas),
             boundary_lbas=noiob_lbas,
             can_flush=bool(controller.vwc_present),

@@ -7,11 +7,13 @@ and with them what they hold, also when nobody waits any more.
 import enum
 from collections.abc import Callable
 
+import attrs
 import trio
 
 from nvmf_transport.nvme import NvmOpcode
 from nvmf_transport.wire import Buffer
 
+from .fencing import Fence
 from .io_path import IoPath, dsm_sqe, io_sqe, pack_dsm_ranges, rw_cdw12
 from .qpair import Command
 
@@ -30,6 +32,14 @@ class Kind(enum.Enum):
 CHANGES = frozenset({Kind.WRITE, Kind.WRITE_ZEROES, Kind.DEALLOCATE})
 
 
+@attrs.frozen
+class Opener:
+    """The process that opened the file that a request came through."""
+
+    pid: int
+    uid: int
+
+
 class IoRequest:
     """`start` sends it; `wait` returns when every command of this attempt has ended.
 
@@ -42,6 +52,7 @@ class IoRequest:
         "deallocate",
         "digest_error",
         "error",
+        "fences",
         "finished",
         "fua",
         "kind",
@@ -49,11 +60,14 @@ class IoRequest:
         "lost",
         "nlb",
         "on_idle",
+        "opener",
         "order",
         "outstanding",
+        "path",
         "ranges",
         "restarts",
         "sent",
+        "since",
         "slba",
         "status",
         "task",
@@ -73,6 +87,8 @@ class IoRequest:
         ranges: list[tuple[int, int]] | None = None,
         restarts: bool = False,
         ambiguous: bool = False,
+        fences: list[Fence] | None = None,
+        opener: Opener | None = None,
     ) -> None:
         self.kind = kind
         self.order = order
@@ -87,6 +103,11 @@ class IoRequest:
         self.restarts = restarts
         #: Sent and not answered on an association that ended: goes first when I/O resumes.
         self.ambiguous = ambiguous
+        #: Of the associations that this change was lost with: old copies of it may still land.
+        self.fences: list[Fence] = [] if fences is None else fences
+        self.path: IoPath | None = None
+        self.opener = opener
+        self.since = trio.current_time()
         self.outstanding = 0
         self.finished = False
         self.lost = False
@@ -103,6 +124,7 @@ class IoRequest:
         """Sends the commands of this request; may finish at once."""
         self.finished = self.lost = self.sent = self.digest_error = False
         self.status = 0
+        self.path = path
         commands = self._commands(path)
         self.outstanding = len(commands)
         if not commands:
@@ -114,6 +136,15 @@ class IoRequest:
         """Ends a request that is not outstanding."""
         self.error = error
         self._end()
+
+    def abandon(self, error: Exception) -> None:
+        """Ends the wait with `error`; commands that are outstanding end by themselves."""
+        if not self.outstanding:
+            self.fail(error)
+        elif self.task is not None:
+            self.error = error
+            task, self.task = self.task, None
+            trio.lowlevel.reschedule(task)
 
     async def wait(self) -> None:
         """Waits for the end of the attempt.  Cancelling abandons the wait, not the commands."""
@@ -196,6 +227,9 @@ class IoRequest:
 
     def _end(self) -> None:
         self.finished = True
+        if self.lost and self.sent and self.kind in CHANGES:
+            assert self.path is not None
+            self.fences.append(self.path.fence)
         if self.task is not None:
             task, self.task = self.task, None
             trio.lowlevel.reschedule(task)

@@ -6,16 +6,32 @@ in which requests end, not the order in which they were made.  This module knows
 FUSE: both ends import it.
 """
 
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final
 
 import attrs
+
+from .results import (
+    ConnectResult,
+    ControllerInfo,
+    DataResult,
+    DevlistResult,
+    DisconnectResult,
+    ErrorInfo,
+    NamespaceInfo,
+    NsidResult,
+    Origin,
+    Parameter,
+    PausedResult,
+    QuarantinedRange,
+    QueueInfo,
+    RefusedNamespace,
+    WaitingRequest,
+)
 
 SCHEMA: Final = 1
 #: A request longer than this is refused unread; so is one more than `MAX_PENDING` at a time.
 MAX_REQUEST_BYTES: Final = 65536
 MAX_PENDING: Final = 256
-
-Origin = Literal["given", "default", "granted"]
 
 
 @attrs.frozen(kw_only=True)
@@ -36,8 +52,12 @@ class ConnectRequest:
     kato_s: float = 15.0
     #: The longest wait between two attempts to reconnect; 0: by hand only.
     reconnect_delay_s: float = 10.0
-    #: None: never give up.
+    #: A controller that is not back after so long is given up; None, 0 or -1: never.
     ctrl_loss_tmo_s: float | None = None
+    #: So long after the loss, waiting and new I/O fails until the controller is back; None: waits.
+    fast_io_fail_s: float | None = None
+    #: After a longer outage waiting writes go on by themselves only to a private namespace.
+    replay_limit_s: float = 600.0
     hostnqn: str | None = None
     hostid: str | None = None
     flow_control: bool = False
@@ -65,11 +85,66 @@ class ReconnectRequest:
     kato_s: float | None = None
     reconnect_delay_s: float | None = None
     ctrl_loss_tmo_s: float | None = None
+    #: -1: never.
+    fast_io_fail_s: float | None = None
+    replay_limit_s: float | None = None
     hostnqn: str | None = None
     hostid: str | None = None
     flow_control: bool | None = None
     header_digests: bool | None = None
     data_digests: bool | None = None
+    #: The operator vouches that controllers of ended associations execute nothing any more.
+    fenced: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class SetRequest:
+    """`set`: parameters that may change while connected.  Answer: `ControllerInfo`."""
+
+    COMMAND: ClassVar[str] = "set"
+
+    device: str
+    reconnect_delay_s: float | None = None
+    #: 0 or -1: never.
+    ctrl_loss_tmo_s: float | None = None
+    #: -1: never.
+    fast_io_fail_s: float | None = None
+    replay_limit_s: float | None = None
+
+
+@attrs.frozen(kw_only=True)
+class PausedRequest:
+    """`paused`: what waits, and why.  Answer: `PausedResult`."""
+
+    COMMAND: ClassVar[str] = "paused"
+
+    #: None: of every controller.
+    device: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ResumeRequest:
+    """`resume`: lets a paused namespace go on.  Answer: `NamespaceInfo`."""
+
+    COMMAND: ClassVar[str] = "resume"
+
+    device: str
+    #: Write again what was acknowledged, not flushed, and lost.
+    rewrite: bool = False
+    #: Take the namespace as it is: what was lost is lost, what it is now is what it is.
+    accept: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class FailRequest:
+    """`fail`: fails what waits for a namespace, and what comes, until it resumes.
+
+    Answer: `NamespaceInfo`.
+    """
+
+    COMMAND: ClassVar[str] = "fail"
+
+    device: str
 
 
 @attrs.frozen(kw_only=True)
@@ -167,6 +242,10 @@ Request = (
     | IdentifyRequest
     | LogPageRequest
     | NsidRequest
+    | SetRequest
+    | PausedRequest
+    | ResumeRequest
+    | FailRequest
     | FlushRequest
     | DeallocateRequest
     | WriteZeroesRequest
@@ -182,6 +261,10 @@ REQUESTS: Final[dict[str, type[Any]]] = {
         IdentifyRequest,
         LogPageRequest,
         NsidRequest,
+        SetRequest,
+        PausedRequest,
+        ResumeRequest,
+        FailRequest,
         FlushRequest,
         DeallocateRequest,
         WriteZeroesRequest,
@@ -189,150 +272,45 @@ REQUESTS: Final[dict[str, type[Any]]] = {
 }
 
 
-@attrs.frozen(kw_only=True)
-class NamespaceInfo:
-    """One namespace as `devlist`, `connect` and the nodes show it."""
-
-    name: str
-    nsid: int
-    #: live, held, replaying, paused or gone.
-    state: str
-    #: Why it is not live, and the cure; "" where it is.
-    reason: str
-    lba_bytes: int
-    size_bytes: int
-    size_lbas: int
-    read_only: bool
-    uuid: str | None
-    nguid: str | None
-    eui64: str | None
-    #: The name of the node whose second path this is, else None.
-    same_as: str | None
-    last_error: str
-    waiting_requests: int
-    ambiguous_writes: int
-
-
-@attrs.frozen(kw_only=True)
-class RefusedNamespace:
-    """A namespace that has no node, and why."""
-
-    nsid: int
-    reason: str
-
-
-@attrs.frozen(kw_only=True)
-class Parameter:
-    """A parameter in effect: its value and where it came from."""
-
-    value: str | int | float | bool | None
-    origin: Origin
-
-
-@attrs.frozen(kw_only=True)
-class QueueInfo:
-    """One queue of a live association."""
-
-    qid: int
-    entries: int
-    outstanding: int
-    commands: int
-    waiting: int
-    header_digest: bool
-    data_digest: bool
-    sq_flow_control: bool
-
-
-@attrs.frozen(kw_only=True)
-class ControllerInfo:
-    """One controller: what reading `nvmeX` gives, and `devlist`."""
-
-    name: str
-    #: connecting, live, lost, reconnecting, closing or closed.
-    state: str
-    subnqn: str
-    transport: str
-    #: As it was given: ADDRESS:PORT.
-    address: str
-    #: The numeric end of the connection, "" while there is none.
-    endpoint: str
-    hostnqn: str
-    hostid: str
-    cntlid: int | None
-    serial: str
-    model: str
-    firmware: str
-    version: str
-    #: Seconds since the association was made, or lost.
-    since_s: float
-    last_error: str
-    #: Attempts since the loss, and seconds to the next (None: by hand only, or under way).
-    attempts: int
-    next_attempt_s: float | None
-    associations: int
-    parameters: dict[str, Parameter]
-    queues: tuple[QueueInfo, ...]
-    namespaces: tuple[NamespaceInfo, ...]
-    refused: tuple[RefusedNamespace, ...]
-
-
-@attrs.frozen(kw_only=True)
-class ConnectResult:
-    """Answer to `connect` and `reconnect`."""
-
-    device: str
-    namespaces: tuple[NamespaceInfo, ...]
-    refused: tuple[RefusedNamespace, ...]
-
-
-@attrs.frozen(kw_only=True)
-class DisconnectResult:
-    """Answer to `disconnect`, once the shutdown was seen and the nodes are gone.
-
-    `problems` names controllers whose shutdown was not seen to complete, and why.
-    """
-
-    devices: tuple[str, ...]
-    problems: dict[str, str] = attrs.field(factory=dict)
-
-
-@attrs.frozen(kw_only=True)
-class DevlistResult:
-    """Answer to `devlist`, in the order of the controllers' numbers."""
-
-    controllers: tuple[ControllerInfo, ...]
-
-
-@attrs.frozen(kw_only=True)
-class DataResult:
-    """Answer with the data of a command, base64; `result` is DW0 of the completion."""
-
-    data: str
-    result: int = 0
-
-
-@attrs.frozen(kw_only=True)
-class NsidResult:
-    """Answer to `nsid`; nsid 0 for a controller."""
-
-    controller: str
-    nsid: int
-
-
-@attrs.frozen(kw_only=True)
-class ErrorInfo:
-    """The `error` of an answer.  `kind` is `NvmfError.kind`, and decides the exit code."""
-
-    kind: str
-    message: str
-    field: str | None = None
-    value: str | None = None
-    #: The status of a completion, "SCT/SC" in hex as in "0/0B", else None.
-    status: str | None = None
-    #: The step of a handshake that failed, else None.
-    step: str | None = None
-
-
 def connect_default(field: str) -> Any:
     """The default of a field of `ConnectRequest`, for help texts and `Parameter.origin`."""
     return getattr(attrs.fields(ConnectRequest), field).default
+
+
+__all__ = [
+    "MAX_PENDING",
+    "MAX_REQUEST_BYTES",
+    "REQUESTS",
+    "SCHEMA",
+    "ConnectRequest",
+    "ConnectResult",
+    "ControllerInfo",
+    "DataResult",
+    "DeallocateRequest",
+    "DevlistRequest",
+    "DevlistResult",
+    "DisconnectRequest",
+    "DisconnectResult",
+    "ErrorInfo",
+    "FailRequest",
+    "FlushRequest",
+    "IdentifyRequest",
+    "LogPageRequest",
+    "NamespaceInfo",
+    "NsidRequest",
+    "NsidResult",
+    "Origin",
+    "Parameter",
+    "PausedRequest",
+    "PausedResult",
+    "QuarantinedRange",
+    "QueueInfo",
+    "ReconnectRequest",
+    "RefusedNamespace",
+    "Request",
+    "ResumeRequest",
+    "SetRequest",
+    "WaitingRequest",
+    "WriteZeroesRequest",
+    "connect_default",
+]

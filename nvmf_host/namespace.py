@@ -10,23 +10,45 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
-from nvmf_transport.errors import ConfigError, LocalProtocolError
+import attrs
+import trio
+
+from nvmf_transport.errors import (
+    CommandError,
+    ConfigError,
+    DataDigestError,
+    LocalProtocolError,
+    NamespaceGoneError,
+    NotConnectedError,
+)
 from nvmf_transport.nvme import DsmRange
 from nvmf_transport.wire import Buffer
 
-from .errors import EndOfNamespaceError, ReadOnlyError, UnsupportedError
+from .errors import EndOfNamespaceError, KilledError, ReadOnlyError, UnsupportedError
+from .fencing import Fence
 from .io_engine import IoEngine
 from .io_path import IoPath
-from .io_request import IoRequest, Kind
+from .io_request import IoRequest, Kind, Opener
 from .messages import NamespaceInfo
+from .quarantine import Quarantine
 from .range_lock import Held, RangeLock
 from .scan import NamespaceDescription
 from .state import NamespaceState
+from .verdict import SubsystemIdentity
 
 #: Zeroing works through its range in windows, so that it never holds more than this many commands.
 _ZEROES_WINDOW_COMMANDS: Final = 32
 #: Where a controller has no Write Zeroes, zeroes are written, this many bytes at a time.
 _ZEROES_WINDOW_BYTES: Final = 1 << 20
+
+
+@attrs.frozen
+class Wait:
+    """A request that somebody waits for, and why it is not done."""
+
+    request: IoRequest
+    reason: str
+    quarantined: bool = False
 
 
 class Namespace:
@@ -45,11 +67,20 @@ class Namespace:
         self.nsid = description.nsid
         self.description = description
         self.lba_bytes = description.lba_bytes
-        self.engine = IoEngine(name, partial(on_recheck, self))
+        self.engine = IoEngine(name, partial(on_recheck, self), lba_bytes=self.lba_bytes)
         self._connected_read_only = read_only
         #: The name of the node that shows the same bytes over another path, and came first.
         self.same_as: str | None = None
         self._lock = RangeLock()
+        self._relief: trio.Event | None = None
+        #: Requests that wait for a place in the line of changes.
+        self._queued: dict[Held, IoRequest] = {}
+        #: What the scan has found in its place, where it is paused because of that.
+        self.offered: NamespaceDescription | None = None
+        #: The subsystem that it belongs to; set when it is first live.
+        self.subsystem: SubsystemIdentity | None = None
+        #: LBAs on which old copies of lost changes may still land.
+        self.quarantine = Quarantine(self._lock)
 
     @property
     def size_bytes(self) -> int:
@@ -81,7 +112,7 @@ class Namespace:
         path = self.engine.path
         return path is not None and path.can_flush
 
-    async def read(self, offset: int, length: int) -> Buffer:
+    async def read(self, offset: int, length: int, *, opener: Opener | None = None) -> Buffer:
         """Returns up to `length` bytes from `offset`: fewer at the end, none past it.
 
         Waits while the namespace is not live.  Raises `CommandError`, `DataDigestError`,
@@ -92,13 +123,17 @@ class Namespace:
             return b""
         slba, nlb = self._lbas(offset, length)
         data = bytearray(nlb * self.lba_bytes)
-        await self._perform_read(self.engine.next_order(), slba, nlb, memoryview(data))
+        await self._perform_read(
+            self.engine.next_order(), slba, nlb, memoryview(data), opener=opener
+        )
         if nlb * self.lba_bytes == length:
             return data
         start = offset - slba * self.lba_bytes
         return memoryview(data)[start : start + length]
 
-    async def write(self, offset: int, data: Buffer, *, fua: bool = False) -> int:
+    async def write(
+        self, offset: int, data: Buffer, *, fua: bool = False, opener: Opener | None = None
+    ) -> int:
         """Writes `data` at `offset`; returns how much of it lies before the end.
 
         With `fua` it is on the medium on return (Force Unit Access).  Raises what `read` raises,
@@ -115,28 +150,35 @@ class Namespace:
         if length < len(data):
             data = memoryview(data)[:length]
         slba, nlb = self._lbas(offset, length)
-        order = self.engine.next_order()
-        held = self._lock.enter(slba, slba + nlb)
-        await self._lock.wait(held)
-        if nlb * self.lba_bytes != length:
-            await self._write_unaligned(held, order, offset, data, fua=fua)
-            return length
         request = IoRequest(
-            Kind.WRITE, order, slba, nlb, lba_bytes=self.lba_bytes, data=data, fua=fua
+            Kind.WRITE,
+            self.engine.next_order(),
+            slba,
+            nlb,
+            lba_bytes=self.lba_bytes,
+            data=data,
+            fua=fua,
+            opener=opener,
         )
-        with self._holding(held, request):
-            await self.engine.perform(request)
+        held = await self._enter(request)
+        if nlb * self.lba_bytes != length:
+            await self._write_unaligned(held, request, offset)
+        else:
+            with self._holding(held, request):
+                await self.engine.perform(request)
+        if self.engine.log.is_full:
+            await self._relieve()
         return length
 
-    async def flush(self) -> None:
+    async def flush(self, *, opener: Opener | None = None) -> None:
         """Returns once every write acknowledged before is on the medium (Flush).
 
         Goes after all writes that came before it.  Waits while the namespace is not live, also
         where there is no volatile cache.
         """
-        order = self.engine.next_order()
-        await self._lock.drain()
-        await self.engine.perform(IoRequest(Kind.FLUSH, order))
+        request = IoRequest(Kind.FLUSH, self.engine.next_order(), opener=opener)
+        await self._wait(self._lock.barrier(), request)
+        await self.engine.perform(request)
 
     async def deallocate(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Deallocates (SLBA, LBAs) ranges with Dataset Management; what they read as then is up to
@@ -188,6 +230,52 @@ class Namespace:
                 start * self.lba_bytes, memoryview(zeroes)[: nlb * self.lba_bytes], fua=fua
             )
 
+    def end(self, reason: str) -> None:
+        """The namespace is gone: what waits fails, and so does what comes."""
+        self.engine.end(reason)
+        self._fail_queued(NamespaceGoneError(f"{self.name}: {reason}"))
+
+    def fail_fast(self, reason: str) -> None:
+        """What waits fails, and so does what comes, until the namespace resumes."""
+        self.engine.fail_fast(reason)
+        self._fail_queued(NotConnectedError(f"{self.name}: {reason}"))
+
+    def _fail_queued(self, error: Exception) -> None:
+        for held in list(self._queued):
+            self._lock.fail(held, error)
+
+    @property
+    def has_waiting_changes(self) -> bool:
+        """True where writes, zeroes or deallocations wait, or have an unknown outcome."""
+        return self.engine.has_waiting_changes or any(
+            request.kind is not Kind.FLUSH for request in self._queued.values()
+        )
+
+    def waits(self) -> list[Wait]:
+        """The requests that somebody waits for."""
+        engine = self.engine
+        sent = "sent, and not answered yet"
+        found = [
+            Wait(request, engine.reason if engine.is_waiting(request) else sent)
+            for request in engine.active
+        ]
+        for held, request in self._queued.items():
+            why = (
+                "LBAs that an old copy of a write may still land on"
+                if held.stuck
+                else ("earlier writes of the same LBAs" if not held.barrier else "earlier writes")
+            )
+            found.append(Wait(request, f"waits for {why}", quarantined=held.stuck))
+        return sorted(found, key=lambda wait: wait.request.order)
+
+    def kill(self, request: IoRequest) -> None:
+        """Ends the wait for a request; what was sent goes on by itself."""
+        error = KilledError(f"{self.name}: whoever waited has been killed")
+        self.engine.kill(request, error)
+        for held, queued in list(self._queued.items()):
+            if queued is request:
+                self._lock.fail(held, error)
+
     def info(self) -> NamespaceInfo:
         """What `devlist` and the extended attributes show."""
         ids = self.description.identifiers
@@ -205,8 +293,10 @@ class Namespace:
             eui64=ids.get("EUI64"),
             same_as=self.same_as,
             last_error=self.last_error,
-            waiting_requests=self.engine.waiting,
+            waiting_requests=self.engine.waiting + len(self._queued),
             ambiguous_writes=len(self.engine.ambiguous),
+            quarantined_ranges=len(self.quarantine),
+            unflushed_bytes=self.engine.log.held_bytes,
         )
 
     # Internals.
@@ -249,7 +339,14 @@ class Namespace:
             await self.engine.perform(IoRequest(Kind.READ, self.engine.next_order()))
 
     async def _perform_read(
-        self, order: int, slba: int, nlb: int, into: memoryview, *, ambiguous: bool = False
+        self,
+        order: int,
+        slba: int,
+        nlb: int,
+        into: memoryview,
+        *,
+        ambiguous: bool = False,
+        opener: Opener | None = None,
     ) -> None:
         request = IoRequest(
             Kind.READ,
@@ -259,47 +356,76 @@ class Namespace:
             lba_bytes=self.lba_bytes,
             data=into,
             ambiguous=ambiguous,
+            opener=opener,
         )
         await self.engine.perform(request)
 
     async def _perform_change(self, request: IoRequest) -> None:
-        held = self._lock.enter(request.slba, request.slba + request.nlb)
-        await self._lock.wait(held)
+        held = await self._enter(request)
         with self._holding(held, request):
             await self.engine.perform(request)
 
+    async def _relieve(self) -> None:
+        """Flushes, because no more of what is unflushed can be remembered."""
+        if self._relief is not None:
+            await self._relief.wait()
+            return
+        self._relief = trio.Event()
+        try:
+            await self.flush()
+        except (CommandError, DataDigestError) as error:
+            # The write itself was acknowledged.  What was remembered must go, and with it the proof
+            # that it is still there: whoever asks for durability is told.
+            self.engine.give_up_unflushed(f"{self.name}: unflushed writes were forgotten: {error}")
+        finally:
+            self._relief.set()
+            self._relief = None
+
     @contextmanager
     def _holding(self, held: Held, request: IoRequest) -> Iterator[None]:
-        """Gives the range back when the request's commands have ended, even if nobody waits."""
+        """Gives the range back when nothing of the request can land any more."""
         try:
             yield
         finally:
-            self._let_go(held, request)
+            self.quarantine.let_go(held, request)
 
-    def _let_go(self, held: Held, request: IoRequest | None) -> None:
-        if request is not None and request.outstanding:
-            request.on_idle = partial(self._lock.release, held)
-        else:
-            self._lock.release(held)
+    async def _enter(self, request: IoRequest) -> Held:
+        """Takes a place in the line of changes, and waits until the request's LBAs are held."""
+        self.engine.check()
+        held = self._lock.enter(request.slba, request.slba + request.nlb)
+        await self._wait(held, request)
+        return held
 
-    async def _write_unaligned(
-        self, held: Held, order: int, offset: int, data: Buffer, *, fua: bool
-    ) -> None:
-        size = self.lba_bytes
-        slba, nlb = held.start, held.end - held.start
+    async def _wait(self, held: Held, request: IoRequest) -> None:
+        if held.blockers:
+            self._queued[held] = request
+            try:
+                await self._lock.wait(held)
+            finally:
+                del self._queued[held]
+
+    async def _write_unaligned(self, held: Held, asked: IoRequest, offset: int) -> None:
+        """Reads the LBAs at the edges of what was asked for, merges, writes."""
+        size, order, opener = self.lba_bytes, asked.order, asked.opener
+        slba, nlb, data = asked.slba, asked.nlb, asked.data
+        assert data is not None
         start = offset - slba * size
         last_is_whole = (start + len(data)) % size == 0
         request: IoRequest | None = None
+        fences: list[Fence] = []
         try:
             while True:
                 again = request is not None and request.ambiguous
                 merged = bytearray(nlb * size)
                 view = memoryview(merged)
                 if start or nlb == 1:
-                    await self._perform_read(order, slba, 1, view[:size], ambiguous=again)
-                if not last_is_whole and nlb > 1:
                     await self._perform_read(
-                        order, slba + nlb - 1, 1, view[-size:], ambiguous=again
+                        order, slba, 1, view[:size], ambiguous=again, opener=opener
+                    )
+                if not last_is_whole and nlb > 1:
+                    last = slba + nlb - 1
+                    await self._perform_read(
+                        order, last, 1, view[-size:], ambiguous=again, opener=opener
                     )
                 view[start : start + len(data)] = data
                 request = IoRequest(
@@ -308,15 +434,18 @@ class Namespace:
                     slba,
                     nlb,
                     lba_bytes=size,
-                    data=merged,
-                    fua=fua,
+                    # Nobody writes to it any more, which the log of unflushed writes can see.
+                    data=view.toreadonly(),
+                    fua=asked.fua,
                     restarts=True,
                     ambiguous=again,
+                    fences=fences,
+                    opener=opener,
                 )
                 if await self.engine.perform(request):
                     return
         finally:
-            self._let_go(held, request)
+            self.quarantine.let_go(held, request)
 
 
 def _pieces(slba: int, nlb: int, longest: int) -> Iterator[tuple[int, int]]:

@@ -6,6 +6,10 @@ whichever is sent again after a loss, nothing newer can lie under it.
 
 A newcomer waits for every older holder or waiter that it overlaps; since that order is the order
 of arrival, it cannot deadlock.
+
+A range whose write has an outcome may go on being held, in quarantine: an old copy of the write may
+still land there (see `fencing`).  What waits for such a range is stuck, and no Flush waits for it:
+it was never sent.
 """
 
 from collections.abc import Callable
@@ -31,6 +35,11 @@ class Held:
     dependents: "list[Held]" = attrs.field(factory=list)
     granted: Callable[[], None] | None = None
     barrier: bool = False
+    quarantined: bool = False
+    #: It waits for a range in quarantine, directly or through others.
+    stuck: bool = False
+    #: Why the wait is given up.
+    error: Exception | None = None
 
 
 class RangeLock:
@@ -69,9 +78,22 @@ class RangeLock:
                 piece[held] = None
         for other in rivals:
             other.dependents.append(held)
+            if other.quarantined or other.stuck:
+                held.stuck = True
         held.blockers = len(rivals)
         self._all[held] = None
         return held
+
+    def quarantine(self, held: Held) -> None:
+        """Goes on holding a range whose write has an outcome, until `release`."""
+        held.quarantined = True
+        self._unbar(held)
+
+    def fail(self, held: Held, error: Exception) -> None:
+        """Ends the `wait` for `held`, if there is one, with `error`."""
+        if held.blockers and held.granted is not None:
+            held.error = error
+            held.granted()
 
     def release(self, held: Held) -> None:
         """Gives a range, or a place in line, back."""
@@ -90,8 +112,10 @@ class RangeLock:
                     del self._pieces[key]
         for dependent in held.dependents:
             dependent.blockers -= 1
-            if not dependent.blockers and dependent.granted is not None:
-                dependent.granted()
+            if not dependent.blockers:
+                dependent.stuck = False
+                if dependent.granted is not None:
+                    dependent.granted()
         held.dependents.clear()
 
     async def wait(self, held: Held) -> None:
@@ -105,20 +129,41 @@ class RangeLock:
         except trio.Cancelled:
             self.release(held)
             raise
+        if held.error is not None:
+            self.release(held)
+            raise held.error
 
-    async def drain(self) -> None:
-        """Waits until everything that is in line now has been released."""
-        older = list(self._all)
-        if not older:
-            return
-        barrier = Held(0, 0, 0, barrier=True)
-        event = trio.Event()
-        barrier.granted = event.set
-        barrier.blockers = len(older)
+    def barrier(self) -> Held:
+        """Holds once everything in line now has an outcome, but for what is stuck.
+
+        Nobody waits for it, and it need not be released: left behind by a cancelled wait, it is
+        counted down by its blockers and forgotten.
+        """
+        older = [held for held in self._all if not held.quarantined and not held.stuck]
+        barrier = Held(0, 0, 0, barrier=True, blockers=len(older))
         for held in older:
             held.dependents.append(barrier)
-        # Left behind by a cancellation, the barrier is counted down by its blockers and forgotten.
-        await event.wait()
+        return barrier
+
+    async def drain(self) -> None:
+        """Waits for a barrier."""
+        await self.wait(self.barrier())
+
+    def _unbar(self, held: Held) -> None:
+        """No barrier waits for `held`, nor for what waits for it."""
+        todo = [held]
+        while todo:
+            one = todo.pop()
+            barriers = [dependent for dependent in one.dependents if dependent.barrier]
+            one.dependents = [dependent for dependent in one.dependents if not dependent.barrier]
+            for barrier in barriers:
+                barrier.blockers -= 1
+                if not barrier.blockers and barrier.granted is not None:
+                    barrier.granted()
+            for dependent in one.dependents:
+                if not dependent.stuck:
+                    dependent.stuck = True
+                    todo.append(dependent)
 
     def _keys(self, held: Held) -> range | None:
         first, last = held.start >> _PIECE_SHIFT, (held.end - 1) >> _PIECE_SHIFT

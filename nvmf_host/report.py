@@ -37,6 +37,9 @@ def controller_info(controller: "Controller") -> ControllerInfo:
         last_error=controller.last_error,
         attempts=controller.attempts.count,
         next_attempt_s=None if next_at is None else max(0.0, next_at - now),
+        gives_up_in_s=_left_s(controller.outage.gives_up_at, now),
+        fails_fast_in_s=_left_s(controller.outage.fails_fast_at, now),
+        fences=len(controller.fences.standing()),
         associations=controller.associations,
         parameters=_parameters(controller, association),
         queues=_queues(association),
@@ -48,6 +51,10 @@ def controller_info(controller: "Controller") -> ControllerInfo:
             for _, refused in sorted(controller.roster.refused.items())
         ),
     )
+
+
+def _left_s(at: float, now: float) -> float | None:
+    return None if at == float("inf") else max(0.0, at - now)
 
 
 def _parameters(

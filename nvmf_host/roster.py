@@ -7,12 +7,14 @@ match gets a node; what is active and unfit is refused, with a reason.
 import logging
 from collections.abc import Callable
 
+import trio
+
 from .association import Association
 from .io_path import IoPath
 from .namespace import Namespace
 from .scan import NamespaceDescription, Refused, Scan
-from .state import NamespaceState
-from .verdict import Sameness, SubsystemIdentity, judge
+from .state import NamespaceState, PauseCause
+from .verdict import Sameness, judge
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +33,8 @@ class Roster:
     ) -> None:
         self.namespaces: dict[int, Namespace] = {}
         self.refused: dict[int, Refused] = {}
-        #: The subsystem of the first association; every later one is held against it.
-        self._subsystem: SubsystemIdentity | None = None
+        #: Those whose medium is to be compared with what was not flushed before they resume.
+        self.unverified: dict[int, Namespace] = {}
         self._make = make
         self._on_added = on_added
         self._on_changed = on_changed
@@ -45,6 +47,7 @@ class Roster:
         missing since the reconnection from one that the controller removes.
         """
         for namespace in self._those(nsids):
+            self.unverified.pop(namespace.nsid, None)
             if namespace.engine.state is not _S.PAUSED:
                 namespace.engine.hold(reason)
                 self._on_changed(namespace)
@@ -62,9 +65,6 @@ class Roster:
         A namespace that is not there any more is removed where the controller told so while it
         was connected; after a reconnection it is paused, and resumes when it is back.
         """
-        subsystem = association.subsystem
-        if self._subsystem is None:
-            self._subsystem = subsystem
         for nsid in set(self.refused) if nsids is None else nsids:
             self.refused.pop(nsid, None)
         for refused in scan.refused:
@@ -75,12 +75,13 @@ class Roster:
             if description is not None:
                 self._compare(namespace, description, association)
             elif namespace.nsid in self.refused:
-                self._pause(namespace, self.refused[namespace.nsid].reason)
+                self._pause(namespace, self.refused[namespace.nsid].reason, PauseCause.MISSING)
             elif reconnected or namespace.engine.state is _S.PAUSED:
                 self._pause(
                     namespace,
                     f"NSID {namespace.nsid} is not active there; it resumes when it is back, or "
                     "disconnect (waiting I/O fails)",
+                    PauseCause.MISSING,
                 )
             else:
                 self._remove(namespace)
@@ -90,7 +91,7 @@ class Roster:
     def end(self, reason: str) -> None:
         """All namespaces are gone: waiting I/O fails, new I/O is refused."""
         for namespace in self.namespaces.values():
-            namespace.engine.end(reason)
+            namespace.end(reason)
 
     def clear(self) -> None:
         """Takes the nodes away."""
@@ -107,7 +108,8 @@ class Roster:
     def _add(self, description: NamespaceDescription, association: Association) -> None:
         namespace = self._make(description)
         self.namespaces[description.nsid] = namespace
-        self._resume(namespace, association)
+        namespace.subsystem = association.subsystem
+        namespace.engine.resume(self.path(namespace, association))
         log.info(
             "%s: %d LBAs of %d bytes", namespace.name, description.size_lbas, description.lba_bytes
         )
@@ -116,8 +118,11 @@ class Roster:
     def _compare(
         self, namespace: Namespace, description: NamespaceDescription, association: Association
     ) -> None:
-        assert self._subsystem is not None
-        verdict = judge(namespace.description, description, self._subsystem, association.subsystem)
+        assert namespace.subsystem is not None
+        verdict = judge(
+            namespace.description, description, namespace.subsystem, association.subsystem
+        )
+        namespace.offered = description
         if verdict.sameness is Sameness.DIFFERENT:
             elsewhere = [
                 other.nsid
@@ -127,7 +132,7 @@ class Roster:
                 and other.description.identifiers == description.identifiers
             ]
             hint = f" (it has the identity of NSID {elsewhere[0]})" if elsewhere else ""
-            self._pause(namespace, verdict.reason + hint)
+            self._pause(namespace, verdict.reason + hint, PauseCause.IDENTITY)
             return
         if verdict.reason:
             log.warning("%s: %s", namespace.name, verdict.reason)
@@ -139,26 +144,67 @@ class Roster:
                 description.size_lbas,
             )
         namespace.description = description
-        # A namespace that nobody held is live, and goes on with what is new about it.
+        lost_at = namespace.engine.lost_at
+        if (
+            lost_at is not None
+            and trio.current_time() - lost_at > association.params.replay_limit_s
+            and description.shared
+            and namespace.has_waiting_changes
+        ):
+            self._pause(
+                namespace,
+                f"it was away for more than {association.params.replay_limit_s:g} s (replay limit) "
+                "and other hosts may use it: what waits could undo what they wrote; look, then "
+                f"`nvmecontrol resume {namespace.name}`, or `fail`",
+                PauseCause.REPLAY_LIMIT,
+            )
+            return
+        self.let_go(namespace, association)
+
+    def let_go(self, namespace: Namespace, association: Association) -> None:
+        """A namespace that is to go on does, unless its medium has to be looked at first."""
+        # One that nobody held is live, and goes on with what is new about it.
         namespace.engine.hold("being identified")
-        self._resume(namespace, association)
+        if namespace.engine.unverified:
+            namespace.engine.hold("what was written and not flushed is compared with the medium")
+            self.unverified[namespace.nsid] = namespace
+        else:
+            self.resume(namespace, association)
         self._on_changed(namespace)
 
-    def _resume(self, namespace: Namespace, association: Association) -> None:
-        namespace.engine.resume(
-            IoPath.make(
-                association.io,
-                namespace.nsid,
-                controller=association.controller,
-                mpsmin=association.cap.mpsmin,
-                lba_bytes=namespace.lba_bytes,
-                noiob_lbas=namespace.description.noiob_lbas,
-            )
+    def path(self, namespace: Namespace, association: Association) -> IoPath:
+        """The way to a namespace over this association."""
+        return IoPath.make(
+            association.io,
+            namespace.nsid,
+            fence=association.fence,
+            controller=association.controller,
+            mpsmin=association.cap.mpsmin,
+            lba_bytes=namespace.lba_bytes,
+            noiob_lbas=namespace.description.noiob_lbas,
         )
 
-    def _pause(self, namespace: Namespace, reason: str) -> None:
+    def resume(self, namespace: Namespace, association: Association) -> None:
+        """I/O goes on."""
+        namespace.subsystem = association.subsystem
+        namespace.engine.resume(self.path(namespace, association))
+        self._on_changed(namespace)
+
+    def pause_for_loss(self, namespace: Namespace, where: str) -> None:
+        """The medium does not have what was acknowledged."""
+        self._pause(
+            namespace,
+            f"the medium does not have what was acknowledged, at {where}: the target lost its "
+            "volatile cache, or another host wrote there; "
+            f"`nvmecontrol resume --rewrite {namespace.name}` writes it again, `--accept` takes "
+            "the medium as it is",
+            PauseCause.UNFLUSHED_LOST,
+        )
+
+    def _pause(self, namespace: Namespace, reason: str, cause: PauseCause) -> None:
+        self.unverified.pop(namespace.nsid, None)
         namespace.engine.hold(reason)
-        namespace.engine.pause(reason)
+        namespace.engine.pause(reason, cause)
         log.warning("%s: paused: %s", namespace.name, reason)
         self._on_changed(namespace)
 
@@ -167,7 +213,7 @@ class Roster:
         log.warning("NSID %d is refused: %s", refused.nsid, refused.reason)
 
     def _remove(self, namespace: Namespace) -> None:
-        namespace.engine.end("the namespace was removed")
+        namespace.end("the namespace was removed")
         del self.namespaces[namespace.nsid]
         log.info("%s: removed", namespace.name)
         self._on_removed(namespace)

@@ -54,3 +54,18 @@ async def flush_all(association: Association, namespaces: Iterable[Namespace]) -
             if namespace.engine.dirty:
                 nursery.start_soon(flush, namespace)
     return problems
+
+
+def unsettled(namespaces: Iterable[Namespace], *, flushed: bool) -> list[str]:
+    """What is not known to be on the medium at the end; `flushed` where that was looked after."""
+    problems: list[str] = []
+    for namespace in namespaces:
+        ambiguous = namespace.engine.ambiguous
+        if ambiguous:
+            problems.append(
+                f"{namespace.name}: {len(ambiguous)} interrupted writes have an unknown outcome, "
+                f"at (SLBA, LBAs) {ambiguous[:8]}"
+            )
+        if namespace.engine.dirty and not flushed:
+            problems.append(f"{namespace.name}: acknowledged writes were not flushed")
+    return problems

@@ -34,6 +34,19 @@ class NamespaceState(enum.Enum):
     GONE = "gone"
 
 
+class PauseCause(enum.Enum):
+    """Why a namespace waits for a hand; the value names it in messages."""
+
+    #: It is not the same namespace.
+    IDENTITY = "identity"
+    #: It is not there, or cannot be served any more.
+    MISSING = "missing"
+    #: The medium does not have what was acknowledged.
+    UNFLUSHED_LOST = "unflushed-lost"
+    #: The outage was so long that another host may have taken it over.
+    REPLAY_LIMIT = "replay-limit"
+
+
 _C, _N = ControllerState, NamespaceState
 
 CONTROLLER_TRANSITIONS: Final[Mapping[ControllerState, frozenset[ControllerState]]] = {

@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 import trio
 
+from nvmf_host.fencing import Fence
 from nvmf_host.io_path import IoPath
 from nvmf_host.namespace import Namespace
 from nvmf_host.qpair import HostQueue
@@ -177,6 +178,8 @@ class Link:
     pairs: tuple[FakeQueuePair, ...]
     arrived: trio.lowlevel.ParkingLot
     receiving: trio.CancelScope
+    #: Lifted, so that nothing is left in quarantine; a test of that gives one that stands.
+    fence: Fence = attrs.field(factory=lambda: Fence(1, lifted="the controller was reset"))
 
     @property
     def sent(self) -> list[CommandCapsule]:
@@ -194,6 +197,7 @@ class Link:
         return IoPath.make(
             self.queues,
             nsid,
+            fence=self.fence,
             controller=controller or controller_data(),
             mpsmin=0,
             lba_bytes=LBA_BYTES,

@@ -61,7 +61,9 @@ def test_what_was_given_is_shown_as_given():
         ("reconnect_delay_s", -1.0),
         ("reconnect_delay_s", 86_401.0),
         ("reconnect_delay_s", float("nan")),
-        ("ctrl_loss_tmo_s", 600.0),
+        ("ctrl_loss_tmo_s", 5e6),
+        ("fast_io_fail_s", -1.0),
+        ("replay_limit_s", -1.0),
         ("ctrl_loss_tmo_s", float("nan")),
         ("ctrl_loss_tmo_s", float("inf")),
     ],
@@ -112,7 +114,7 @@ def test_the_same_connection_is_host_subsystem_and_address():
 
 def test_reconnecting_changes_what_is_given_and_keeps_the_rest():
     params = made(kato_s=20.0, nr_io_queues=3, read_only=True)
-    again = params.reconnecting(
+    again = params.changed(
         ReconnectRequest(device="nvme0", address="other:1", queue_size=16, reconnect_delay_s=0.0)
     )
     assert (again.address, again.queue_size) == (Address("other", 1), 16)
@@ -124,7 +126,7 @@ def test_reconnecting_changes_what_is_given_and_keeps_the_rest():
         "given",
         "default",
     )
-    assert params.reconnecting(ReconnectRequest(device="nvme0")) == params
+    assert params.changed(ReconnectRequest(device="nvme0")) == params
 
 
 @pytest.mark.parametrize(
@@ -134,10 +136,10 @@ def test_reconnecting_changes_what_is_given_and_keeps_the_rest():
         ("kato_s", 0.1),
         ("nr_io_queues", 0),
         ("queue_size", 1),
-        ("ctrl_loss_tmo_s", 5.0),
+        ("ctrl_loss_tmo_s", 5e6),
     ],
 )
 def test_a_bad_value_of_reconnect_is_named(field, value):
     with pytest.raises(ConfigError) as caught:
-        made().reconnecting(ReconnectRequest(device="nvme0", **{field: value}))
+        made().changed(ReconnectRequest(device="nvme0", **{field: value}))
     assert caught.value.field == field

@@ -7,7 +7,7 @@ from trio.testing import wait_all_tasks_blocked
 from nvmf_host.io_engine import IoEngine
 from nvmf_host.io_request import IoRequest, Kind
 from nvmf_host.namespace import Namespace
-from nvmf_host.state import NamespaceState
+from nvmf_host.state import NamespaceState, PauseCause
 from nvmf_transport import status as s
 from nvmf_transport.errors import (
     CommandError,
@@ -704,7 +704,7 @@ async def test_a_paused_namespace_resumes_only_through_being_held():
     async with open_link() as link, trio.open_nursery() as nursery:
         begin(nursery, namespace.read, 0, L)
         await wait_all_tasks_blocked()
-        namespace.engine.pause("another namespace")
+        namespace.engine.pause("another namespace", PauseCause.IDENTITY)
         assert namespace.last_error == "another namespace"
         with pytest.raises(LocalProtocolError):
             namespace.engine.resume(link.path())

@@ -5,6 +5,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nvmf_host.fencing import Fence
 from nvmf_host.io_path import (
     MAX_NLB,
     IoPath,
@@ -65,6 +66,7 @@ def make(max_lbas: int, boundary_lbas: int, queues: tuple[HostQueue, ...] = ()) 
     return IoPath(
         queues=queues,
         nsid=1,
+        fence=Fence(1),
         max_lbas=max_lbas,
         boundary_lbas=boundary_lbas,
         can_flush=True,
@@ -127,6 +129,7 @@ async def test_limits_are_in_lbas_and_never_less_than_one(lba_bytes, mdts, expec
     path = IoPath.make(
         (queue,),
         7,
+        fence=Fence(1),
         controller=controller_data(mdts=mdts, crdt1=3, crdt3=50),
         mpsmin=0,
         lba_bytes=lba_bytes,
@@ -147,7 +150,13 @@ async def test_limits_are_in_lbas_and_never_less_than_one(lba_bytes, mdts, expec
 )
 async def test_what_the_controller_offers(fields, flush, deallocate, zeroes):
     path = IoPath.make(
-        (), 1, controller=controller_data(**fields), mpsmin=0, lba_bytes=512, noiob_lbas=0
+        (),
+        1,
+        fence=Fence(1),
+        controller=controller_data(**fields),
+        mpsmin=0,
+        lba_bytes=512,
+        noiob_lbas=0,
     )
     offered = (path.can_flush, path.can_deallocate, path.can_write_zeroes)
     assert offered == (flush, deallocate, zeroes)

@@ -1,0 +1,50 @@
+"""Cross-Controller Reset as a host: stops the controllers of lost associations through a new one.
+
+NVMe Base 2.3: the impacted controller is named by ID, CIU and CIRN; the answer has DW0 bit 0 set
+once that one executes nothing any more.  Without that bit the reset goes on, and its end is not
+waited for here: the fence is then lifted by time.
+"""
+
+import logging
+from typing import Final
+
+from nvmf_transport.errors import CommandError, NvmfError
+from nvmf_transport.identify import IdentifyController
+
+from . import admin
+from .fencing import Fences
+from .qpair import HostQueue
+
+log = logging.getLogger(__name__)
+
+_OPCODE: Final = 0x38
+_IMMEDIATE: Final = 1 << 0
+
+
+def is_offered(controller: IdentifyController) -> bool:
+    """True where this controller has an instance to be named by, as those do that offer it."""
+    return bool(controller.ciu and controller.cirn)
+
+
+async def reset_others(queue: HostQueue, controller: IdentifyController, fences: Fences) -> None:
+    """Stops every controller whose fence stands and that can be named; never raises."""
+    if not is_offered(controller):
+        return
+    for fence in fences.standing():
+        if not fence.ciu or not fence.cirn:
+            continue
+        command = admin.sqe(
+            _OPCODE,
+            cdw10=fence.cntlid | fence.ciu << 16,
+            cdw12=fence.cirn & 0xFFFFFFFF,
+            cdw13=fence.cirn >> 32,
+        )
+        try:
+            response = await queue.execute(command, name="Cross-Controller Reset")
+        except CommandError as error:
+            log.info("controller %#06x is fenced by time: %s", fence.cntlid, error)
+        except NvmfError:
+            return
+        else:
+            if response.result & _IMMEDIATE:
+                fence.lift("Cross-Controller Reset of the old controller")
