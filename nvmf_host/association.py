@@ -93,6 +93,10 @@ class Association:
         """Ends the association.  Any context may call this, more than once."""
         if self.error is None:
             self.error = error
+            # What a command fails with from now on may come of the end alone: it is as good as
+            # unanswered, and done again.
+            for queue in self.io:
+                queue.ending = True
             # Before any command ends: what ends must find its namespace held.
             self._on_failed(error)
             self.failed.set()

@@ -35,6 +35,9 @@ MAX_AERS: Final = 4
 _WARNINGS: Final = 0x1D
 _RETRY_S: Final = 1.0
 _LONGEST_RETRY_S: Final = 60.0
+#: So many events in a row may come at once; after these, one in so long.
+_BURST: Final = 16
+_FLOOD_S: Final = 0.1
 #: How often the log page of one event is asked for.
 _TRIES: Final = 3
 #: Statuses of a request that another one would only meet again.
@@ -73,7 +76,9 @@ async def listen(
     # From here to the first request there is no checkpoint, so it leaves before `start` returns.
     task_status.started()
     pause_s = _RETRY_S
+    hasty = 0
     while True:
+        armed_at = trio.current_time()
         command = admin.sqe(AdminOpcode.ASYNC_EVENT_REQUEST)
         try:
             response = await queue.execute(command, name="Asynchronous Event Request")
@@ -89,8 +94,12 @@ async def listen(
             return
         pause_s = _RETRY_S
         event = AsyncEvent(response.result & 0xFFFFFFFF)
+        hasty = hasty + 1 if trio.current_time() - armed_at < _FLOOD_S else 0
         if not await _see_to(queue, controller, event, on_namespaces):
             return
+        if hasty > _BURST:
+            # A controller without end of events would keep this host, all of it, busy with them.
+            await trio.sleep(_FLOOD_S)
 
 
 async def _see_to(

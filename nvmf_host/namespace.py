@@ -6,7 +6,6 @@ where the write is lost with its association, it starts again at its read.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
@@ -24,6 +23,7 @@ from nvmf_transport.errors import (
 from nvmf_transport.nvme import DsmRange
 from nvmf_transport.wire import Buffer
 
+from .change_line import ChangeLine
 from .errors import EndOfNamespaceError, KilledError, ReadOnlyError, UnsupportedError
 from .fencing import Fence
 from .io_engine import IoEngine
@@ -31,7 +31,7 @@ from .io_path import IoPath
 from .io_request import IoRequest, Kind, Opener
 from .messages import NamespaceInfo
 from .quarantine import Quarantine
-from .range_lock import Held, RangeLock
+from .range_lock import Held
 from .scan import NamespaceDescription
 from .state import NamespaceState
 from .verdict import SubsystemIdentity
@@ -71,16 +71,17 @@ class Namespace:
         self._connected_read_only = read_only
         #: The name of the node that shows the same bytes over another path, and came first.
         self.same_as: str | None = None
-        self._lock = RangeLock()
+        self.line = ChangeLine()
         self._relief: trio.Event | None = None
-        #: Requests that wait for a place in the line of changes.
-        self._queued: dict[Held, IoRequest] = {}
         #: What the scan has found in its place, where it is paused because of that.
         self.offered: NamespaceDescription | None = None
         #: The subsystem that it belongs to; set when it is first live.
         self.subsystem: SubsystemIdentity | None = None
-        #: LBAs on which old copies of lost changes may still land.
-        self.quarantine = Quarantine(self._lock)
+
+    @property
+    def quarantine(self) -> Quarantine:
+        """LBAs on which old copies of lost changes may still land."""
+        return self.line.quarantine
 
     @property
     def size_bytes(self) -> int:
@@ -164,7 +165,7 @@ class Namespace:
         if nlb * self.lba_bytes != length:
             await self._write_unaligned(held, request, offset)
         else:
-            with self._holding(held, request):
+            with self.line.holding(held, request):
                 await self.engine.perform(request)
         if self.engine.log.is_full:
             await self._relieve()
@@ -177,7 +178,7 @@ class Namespace:
         where there is no volatile cache.
         """
         request = IoRequest(Kind.FLUSH, self.engine.next_order(), opener=opener)
-        await self._wait(self._lock.barrier(), request)
+        await self.line.pass_barrier(request)
         await self.engine.perform(request)
 
     async def deallocate(self, ranges: Sequence[tuple[int, int]]) -> None:
@@ -233,22 +234,18 @@ class Namespace:
     def end(self, reason: str) -> None:
         """The namespace is gone: what waits fails, and so does what comes."""
         self.engine.end(reason)
-        self._fail_queued(NamespaceGoneError(f"{self.name}: {reason}"))
+        self.line.fail_all(NamespaceGoneError(f"{self.name}: {reason}"))
 
     def fail_fast(self, reason: str) -> None:
         """What waits fails, and so does what comes, until the namespace resumes."""
         self.engine.fail_fast(reason)
-        self._fail_queued(NotConnectedError(f"{self.name}: {reason}"))
-
-    def _fail_queued(self, error: Exception) -> None:
-        for held in list(self._queued):
-            self._lock.fail(held, error)
+        self.line.fail_all(NotConnectedError(f"{self.name}: {reason}"))
 
     @property
     def has_waiting_changes(self) -> bool:
         """True where writes, zeroes or deallocations wait, or have an unknown outcome."""
         return self.engine.has_waiting_changes or any(
-            request.kind is not Kind.FLUSH for request in self._queued.values()
+            queued.request.kind is not Kind.FLUSH for queued in self.line.queued()
         )
 
     def waits(self) -> list[Wait]:
@@ -259,22 +256,17 @@ class Namespace:
             Wait(request, engine.reason if engine.is_waiting(request) else sent)
             for request in engine.active
         ]
-        for held, request in self._queued.items():
-            why = (
-                "LBAs that an old copy of a write may still land on"
-                if held.stuck
-                else ("earlier writes of the same LBAs" if not held.barrier else "earlier writes")
-            )
-            found.append(Wait(request, f"waits for {why}", quarantined=held.stuck))
+        found += [
+            Wait(queued.request, queued.reason, quarantined=queued.stuck)
+            for queued in self.line.queued()
+        ]
         return sorted(found, key=lambda wait: wait.request.order)
 
     def kill(self, request: IoRequest) -> None:
         """Ends the wait for a request; what was sent goes on by itself."""
         error = KilledError(f"{self.name}: whoever waited has been killed")
         self.engine.kill(request, error)
-        for held, queued in list(self._queued.items()):
-            if queued is request:
-                self._lock.fail(held, error)
+        self.line.fail(request, error)
 
     def info(self) -> NamespaceInfo:
         """What `devlist` and the extended attributes show."""
@@ -293,7 +285,7 @@ class Namespace:
             eui64=ids.get("EUI64"),
             same_as=self.same_as,
             last_error=self.last_error,
-            waiting_requests=self.engine.waiting + len(self._queued),
+            waiting_requests=self.engine.waiting + len(self.line),
             ambiguous_writes=len(self.engine.ambiguous),
             quarantined_ranges=len(self.quarantine),
             unflushed_bytes=self.engine.log.held_bytes,
@@ -362,7 +354,7 @@ class Namespace:
 
     async def _perform_change(self, request: IoRequest) -> None:
         held = await self._enter(request)
-        with self._holding(held, request):
+        with self.line.holding(held, request):
             await self.engine.perform(request)
 
     async def _relieve(self) -> None:
@@ -381,28 +373,9 @@ class Namespace:
             self._relief.set()
             self._relief = None
 
-    @contextmanager
-    def _holding(self, held: Held, request: IoRequest) -> Iterator[None]:
-        """Gives the range back when nothing of the request can land any more."""
-        try:
-            yield
-        finally:
-            self.quarantine.let_go(held, request)
-
     async def _enter(self, request: IoRequest) -> Held:
-        """Takes a place in the line of changes, and waits until the request's LBAs are held."""
         self.engine.check()
-        held = self._lock.enter(request.slba, request.slba + request.nlb)
-        await self._wait(held, request)
-        return held
-
-    async def _wait(self, held: Held, request: IoRequest) -> None:
-        if held.blockers:
-            self._queued[held] = request
-            try:
-                await self._lock.wait(held)
-            finally:
-                del self._queued[held]
+        return await self.line.enter(request)
 
     async def _write_unaligned(self, held: Held, asked: IoRequest, offset: int) -> None:
         """Reads the LBAs at the edges of what was asked for, merges, writes."""
@@ -445,7 +418,7 @@ class Namespace:
                 if await self.engine.perform(request):
                     return
         finally:
-            self.quarantine.let_go(held, request)
+            self.line.let_go(held, request)
 
 
 def _pieces(slba: int, nlb: int, longest: int) -> Iterator[tuple[int, int]]:

@@ -68,6 +68,8 @@ class HostQueue:
         self.commands = 0
         self.last_submit_at = self.last_completion_at = trio.current_time()
         self.error: TransportError | None = None
+        #: The association is about to end: an error status may come of that alone.
+        self.ending = False
         self._qpair = qpair
         slots = entries - 1 if max_outstanding is None else min(entries - 1, max_outstanding)
         self._slots: list[Command | None] = [None] * max(1, slots)
@@ -209,7 +211,8 @@ class HostQueue:
             )
         self._slots[cid] = None
         self.last_completion_at = trio.current_time()
-        command.response = response
+        if not response.status or not self.ending:
+            command.response = response
         if self._keeps_one and self._kept is None:
             self._kept = cid
         elif self._waiting:
