@@ -38,6 +38,11 @@ class Situation:
         return re.sub(r"[^a-z0-9]+", "-", self.what.lower()).strip("-")
 
     @property
+    def runs_beside(self) -> bool:
+        """Whether it changes nothing that others look at, and may run at the same time."""
+        return self.code != 0
+
+    @property
     def program(self) -> str:
         return self.command.split()[0]
 

@@ -15,9 +15,10 @@ from typing import Any, Final
 import attrs
 
 from tests import programs
-from tests.programs import BIN, Mount, ProgramError, free_port, running
+from tests.programs import BIN, Mount, free_port, running
 
 from .peers import SUBNQN
+from .situation import Situation
 
 SIZE_BYTES: Final = 1 << 20
 #: A device that is not there: without a file system on /dev there is no /dev/fuse.
@@ -57,11 +58,11 @@ class Stage:
     """Everything that commands of situations name."""
 
     mount: Mount
-    peers_pid: int
     names: dict[str, str]
     checksum: str
     folder: Path
-    _pool: ThreadPoolExecutor
+    _waiting: ThreadPoolExecutor
+    _working: ThreadPoolExecutor
     _early: dict[str, Future[Outcome]] = attrs.field(factory=dict)
 
     def fill_in(self, text: str) -> str:
@@ -87,12 +88,18 @@ class Stage:
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
 
-    def run_early(self, key: str, command: str) -> None:
-        """Begins a command that takes its time; `outcome_of` waits for it."""
-        self._early[key] = self._pool.submit(self.run, command, json_too=True)
+    def run_early(self, situation: Situation) -> None:
+        """Begins a command whose outcome is looked at later."""
+        pool = self._waiting if situation.slow else self._working
+        self._early[situation.name] = pool.submit(
+            self.run,
+            situation.command,
+            prefix=situation.prefix,
+            json_too=situation.program == "nvmecontrol",
+        )
 
-    def outcome_of(self, key: str) -> Outcome:
-        return self._early[key].result()
+    def outcome_of(self, situation: Situation) -> Outcome:
+        return self._early[situation.name].result()
 
     def controllers(self) -> list[dict[str, Any]]:
         answer = self.mount.nvmecontrol("--json", "devlist").stdout
@@ -164,8 +171,16 @@ def open_stage(folder: Path) -> Iterator[Stage]:
             "dev": str(mount.path),
             "here": str(folder),
         }
-        pool = enter(ThreadPoolExecutor(64))
-        yield Stage(mount, peers.process.pid, names, hashlib.sha256(data).hexdigest(), folder, pool)
+        # Those that wait for a time limit take no processor; those that do not, take turns.
+        waiting, working = enter(ThreadPoolExecutor(64)), enter(ThreadPoolExecutor(4))
+        yield Stage(
+            mount=mount,
+            names=names,
+            checksum=hashlib.sha256(data).hexdigest(),
+            folder=folder,
+            waiting=waiting,
+            working=working,
+        )
 
 
 def pattern_of(text: str, names: dict[str, str]) -> re.Pattern[str]:
@@ -182,6 +197,3 @@ def pattern_of(text: str, names: dict[str, str]) -> re.Pattern[str]:
             for piece in pieces
         )
     )
-
-
-__all__ = ["Outcome", "ProgramError", "Stage", "mounts_below", "open_stage", "pattern_of"]

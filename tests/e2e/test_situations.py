@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.programs import ProgramError, running
+from tests.programs import running
 
 from .errors_doc import DOCUMENT, document
 from .situation import Situation
@@ -22,14 +22,12 @@ _NODES = {"nvmf", "nvme0", "nvme0ns1", "nvme1", "nvme1ns1"}
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     with open_stage(tmp_path_factory.mktemp("stage")) as stage:
-        # All at the same time: they mostly wait.
-        for situation in ALL:
-            if situation.slow:
-                stage.run_early(situation.name, situation.command)
+        beside = [situation for situation in ALL if situation.runs_beside]
+        for situation in beside:
+            stage.run_early(situation)
         yield stage
-        for situation in ALL:
-            if situation.slow:
-                stage.outcome_of(situation.name)
+        for situation in beside:
+            stage.outcome_of(situation)
         assert [(c["name"], c["state"]) for c in stage.controllers()] == [
             ("nvme0", "live"),
             ("nvme1", "lost"),
@@ -81,8 +79,8 @@ def test_situation(situation: Situation, stage: Stage):
     if situation.serves:
         outcome = _serve(situation, stage)
         mounts = [path for path in mounts if not situation.command.endswith(path.rsplit("/")[-1])]
-    elif situation.slow:
-        outcome = stage.outcome_of(situation.name)
+    elif situation.runs_beside:
+        outcome = stage.outcome_of(situation)
     else:
         outcome = stage.run(situation.command, prefix=situation.prefix, json_too=is_control)
 
@@ -126,6 +124,3 @@ def test_names_are_unique():
 
 def test_documentation_is_up_to_date():
     assert DOCUMENT.read_text() == document(), "run `scripts/errors-doc`"
-
-
-__all__ = ["ProgramError"]
