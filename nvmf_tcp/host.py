@@ -128,15 +128,16 @@ class HostConnection(TcpConnection[ResponseCapsule]):
             if 0 < length <= self._in_capsule_bytes or (
                 sqe[0] == AdminOpcode.FABRICS and 0 < length <= ADMIN_IN_CAPSULE_BYTES
             ):
-                self._commands[cid] = HostCommand(capsule, None, None)
+                command = self._commands[cid] = HostCommand(capsule, None, None)
                 SGL.pack_into(sqe, SGL_OFFSET, 0, length, _SGL_IN_CAPSULE)
                 self._send_with_data(sqe, data)
+                command.leaves_at_bytes = self._bytes_sent + self.unsent_bytes
                 return
-            self._commands[cid] = HostCommand(capsule, None, memoryview(data))
+            command = self._commands[cid] = HostCommand(capsule, None, memoryview(data))
             SGL.pack_into(sqe, SGL_OFFSET, 0, length, _SGL_TRANSPORT)
         else:
             target = capsule.data_in
-            self._commands[cid] = HostCommand(capsule, target, None)
+            command = self._commands[cid] = HostCommand(capsule, target, None)
             length = 0 if target is None else len(target)
             SGL.pack_into(sqe, SGL_OFFSET, 0, length, _SGL_TRANSPORT)
         self._send(
@@ -144,6 +145,7 @@ class HostConnection(TcpConnection[ResponseCapsule]):
             if self.header_digest
             else self._bare_header + sqe
         )
+        command.leaves_at_bytes = self._bytes_sent + self.unsent_bytes
 
     def _send_with_data(self, sqe: bytearray, data: Buffer) -> None:
         flags = (HDGSTF if self.header_digest else 0) | (DDGSTF if self.data_digest else 0)
@@ -211,7 +213,7 @@ class HostConnection(TcpConnection[ResponseCapsule]):
                     self._rx, start + CommonHeader.SIZE
                 )
                 command = self._commands.pop(cid, None)
-                if command is None:
+                if command is None or command.leaves_at_bytes > self._bytes_sent:
                     raise response_breach(cid)
                 command.retired = True
                 events.append(
@@ -312,6 +314,8 @@ class HostConnection(TcpConnection[ResponseCapsule]):
             command.digest_error = True
         if layout.flags & SUCCESS:
             cid = command.capsule.cid
+            if command.leaves_at_bytes > self._bytes_sent:
+                raise response_breach(cid)
             del self._commands[cid]
             command.retired = True
             events.append(

@@ -25,6 +25,9 @@ class HostCommand:
     digest_error: bool = False
     #: The response is in: H2CData not yet made must not be sent any more.
     retired: bool = False
+    #: The capsule has left once the connection has sent so much.  A peer that completes commands
+    #: it cannot have read, and reads nothing, would have us queue without a bound.
+    leaves_at_bytes: int = 0
 
 
 @attrs.define(eq=False)

@@ -223,7 +223,7 @@ R2T_CHECKS: Final[tuple[Check[ReceivedR2T], ...]] = (
 
 
 def response_breach(cid: int) -> RemoteProtocolError:
-    """A CapsuleResp for a command that is not outstanding."""
+    """A completion for a command that is not outstanding, or has not left yet."""
     return RemoteProtocolError(
         f"CapsuleResp: CID {cid}: no outstanding command has this CID",
         fes=_INVALID,

@@ -8,7 +8,7 @@ import pytest
 from nvmf_tcp.connection import RECEIVE_BUFFER_BYTES
 from nvmf_tcp.host import HostConnection
 from nvmf_tcp.layout import TcpOptions
-from nvmf_tcp.pdu import COMMON, DataHeader, PduType
+from nvmf_tcp.pdu import COMMON, LAST_PDU, SUCCESS, DataHeader, PduType
 from nvmf_transport.capsule import CommandCapsule, ResponseCapsule
 from nvmf_transport.errors import (
     ConfigError,
@@ -20,7 +20,17 @@ from nvmf_transport.fabrics import ConnectCommand, FabricsCommand, FabricsType
 from nvmf_transport.interfaces import HostQueueParams
 from nvmf_transport.status import SGL_TYPE_INVALID, TRANSIENT_TRANSPORT_ERROR
 
-from .pair import Pair, drain, forever, read_command, write_command
+from .pair import (
+    Pair,
+    data_specific,
+    drain,
+    established_host,
+    feed,
+    forever,
+    pdu,
+    read_command,
+    write_command,
+)
 
 DIGESTS = list(itertools.product([False, True], repeat=2))
 
@@ -234,6 +244,20 @@ def test_an_early_response_drops_unsent_data_between_pdus_and_the_cid_can_be_use
     transfer = pair.controller.request_data(pair.command(write_command(1, data)))
     pair.run()
     assert transfer.buffer == data
+
+
+@pytest.mark.parametrize("success_flag", [False, True])
+def test_a_completion_of_what_has_not_left_ends_the_connection(success_flag):
+    """Else a peer that reads nothing and completes everything has us queue without a bound."""
+    host = established_host()
+    host.send_command(read_command(1, memoryview(bytearray(512))))
+    if success_flag:
+        flags = LAST_PDU | SUCCESS
+        answer = pdu(PduType.C2H_DATA, data_specific(1, 0, 0, 512), bytes(512), flags=flags)
+    else:
+        answer = pdu(PduType.CAPSULE_RESP, struct.pack("<QHHHH", 0, 0, 0, 1, 0))
+    with pytest.raises(RemoteProtocolError, match="CID 1: no outstanding command"):
+        feed(host, answer)
 
 
 def test_data_for_a_command_answered_early_is_swallowed():
