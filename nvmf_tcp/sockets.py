@@ -20,6 +20,9 @@ _FAMILIES: Final = {
 }
 #: Probes of SO_KEEPALIVE within `peer_timeout_s`.
 _KEEPALIVE_PROBES: Final = 3
+#: Larger values are refused: a C int, and Linux's own bound of TCP_KEEPIDLE and TCP_KEEPINTVL.
+_MAX_USER_TIMEOUT_MS: Final = 0x7FFFFFFF
+_MAX_KEEPALIVE_S: Final = 32767
 
 
 def unreachable(message: str, address: Address) -> UnreachableError:
@@ -93,10 +96,10 @@ def set_options(sock: socket.socket, peer_timeout_s: float | None = None) -> Non
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if peer_timeout_s is None:
         return
-    sock.setsockopt(
-        socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(peer_timeout_s * 1000))
-    )
-    interval_s = max(1, int(peer_timeout_s / (_KEEPALIVE_PROBES + 1)))
+    # As far as it can be told to the kernel: a controller may grant a KATO of 49 days.
+    timeout_ms = min(max(1, round(peer_timeout_s * 1000)), _MAX_USER_TIMEOUT_MS)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
+    interval_s = min(max(1, int(peer_timeout_s / (_KEEPALIVE_PROBES + 1))), _MAX_KEEPALIVE_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, interval_s)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval_s)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)

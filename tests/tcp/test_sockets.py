@@ -525,6 +525,15 @@ def test_keepalive_is_at_least_a_second():
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 1
 
 
+@pytest.mark.parametrize("peer_timeout_s", [200_000.0, 4_294_967.0])
+def test_a_timeout_that_the_kernel_does_not_take_is_the_longest_it_takes(peer_timeout_s):
+    with socket.socket() as sock:
+        set_options(sock, peer_timeout_s)
+        longest_ms = min(round(peer_timeout_s * 1000), 0x7FFFFFFF)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == longest_ms
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 32767
+
+
 async def test_names_and_literals_are_resolved():
     transport = TcpTransport()
     assert (transport.name, transport.trtype) == ("tcp", TransportType.TCP)
