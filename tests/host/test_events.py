@@ -70,6 +70,21 @@ async def test_a_controller_that_refuses_every_request_is_not_asked_all_the_time
         assert len(target.aers) == 1
 
 
+@pytest.mark.parametrize(("info", "page"), [(0, 4), (0xF0, 0x70)])
+async def test_a_controller_with_an_event_for_every_request_is_slowed_down(
+    info, page, autojump_clock
+):
+    flood = AsyncEvent.of(event_type=AsyncEventType.NOTICE, info=info, log_page=page)
+    async with scripted(Scripted(aerl=0)) as target, hosting(target.network) as (host, _):
+        await host.connect(params())
+        target.faults["AER"] = lambda: Answer(result=flood.value)
+        target.event(1)
+        await trio.sleep(100)
+        assert 900 < len(target.at("AER")) < 1100
+        del target.faults["AER"]
+        await until(lambda: len(target.aers) == 1)
+
+
 async def test_a_controller_without_events_is_not_asked_again(autojump_clock):
     async with (
         scripted(Scripted(faults={"AER": Answer(st.INVALID_OPCODE.with_dnr())})) as target,
