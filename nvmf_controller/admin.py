@@ -29,6 +29,8 @@ from .queue import Queue
 
 _log = logging.getLogger(__name__)
 
+#: The most that a host may pass along with Set Features; no feature has more.
+_MAX_FEATURE_BYTES: Final = 4096
 _INVALID_QUEUE_TYPE: Final = Status(1, 0x85)
 #: Bit 0 of an opcode: the command has data from the host (Base 2.1, section 3.3.3.1).
 _HOST_TO_CONTROLLER: Final = 1
@@ -145,11 +147,13 @@ class AdminQueue(Queue):
 
     async def _set_features(self, command: ReceivedCommand, entry: SubmissionEntry) -> None:
         data = b""
-        if command.transfer_bytes:
-            data = bytes(await self.qpair.receive_data(command))
-        wanted = self._features.data_bytes(entry.cdw10 & 0xFF)
-        if wanted and len(data) != wanted:
+        length, wanted = command.transfer_bytes, self._features.data_bytes(entry.cdw10 & 0xFF)
+        # Looked at before the data is asked for: asking is a promise of memory.
+        if (wanted and length != wanted) or length > _MAX_FEATURE_BYTES:
             raise CommandError(DATA_SGL_LENGTH_INVALID.with_dnr())
+        if length:
+            async with self.association.budget.reserve(length):
+                data = bytes(await self.qpair.receive_data(command))
         self.respond(command.cid, result=self._features.set(entry.cdw10, entry.cdw11, data))
 
     def _abort(self, command: ReceivedCommand, entry: SubmissionEntry) -> None:

@@ -132,7 +132,9 @@ class Association:
 
     def set_kato(self, kato_ms: int) -> None:
         """Grants a Keep Alive Timeout, rounded up to its unit; 0 is none."""
-        self.kato_ms = -(-kato_ms // KATO_UNIT_MS) * KATO_UNIT_MS
+        rounded = -(-kato_ms // KATO_UNIT_MS) * KATO_UNIT_MS
+        # Get Features answers with 32 bits.
+        self.kato_ms = min(rounded, 0xFFFFFFFF // KATO_UNIT_MS * KATO_UNIT_MS)
 
     def set_state(self, state: State) -> None:
         """The only place where the state changes."""

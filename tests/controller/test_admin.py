@@ -234,6 +234,25 @@ async def test_features_with_data():
         assert status == COMMAND_SEQUENCE_ERROR.with_dnr()
 
 
+@pytest.mark.parametrize(
+    "fid", [FeatureId.ARBITRATION, FeatureId.HOST_BEHAVIOR_SUPPORT, FeatureId.NUMBER_OF_QUEUES]
+)
+async def test_data_that_no_feature_has_is_not_asked_for(fid):
+    """Every queue entry could have a megabyte promised to it."""
+    async with target() as t, t.admin() as admin:
+        for length in (8193, 1 << 20):
+            status, _ = await admin.set_feature(fid, write=bytes(length))
+            assert status == DATA_SGL_LENGTH_INVALID.with_dnr()
+        assert (await admin.set_feature(FeatureId.ARBITRATION, write=bytes(4096)))[0].ok
+        assert t.association(admin).budget.used_bytes == 0
+
+
+async def test_the_longest_keep_alive_timeout_fits_its_answer():
+    async with target() as t, t.admin() as admin:
+        assert (await admin.set_feature(FeatureId.KEEP_ALIVE_TIMER, 0xFFFFFFFF))[0].ok
+        assert (await admin.get_feature(FeatureId.KEEP_ALIVE_TIMER))[1] == 4_294_967_000
+
+
 async def test_features_that_are_not_there():
     async with target() as t, t.admin() as admin:
         for fid in (0, 0x03, 0x06, 0x08, 0x0C, 0x0E, 0x82, 0xD0):
