@@ -9,6 +9,7 @@ import itertools
 import random
 
 import attrs
+import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ from nvmf_transport.nvme import NvmOpcode
 
 from .medium import CHANGING, Link, Medium, controller_data, describe, lbas_of, opcode, open_link
 
-LBAS, LBA = 10, 16
+LBAS, LBA = 5, 16
 SIZE = LBAS * LBA
 _MAX_LOSSES, _MAX_FAULTS = 5, 10
 
@@ -286,25 +287,26 @@ class Operation:
     patience_s: float
 
 
+KINDS = ["read", "read", "write", "write", "write", "fua", "zeroes", "deallocate", "flush"]
+DELAYS_S = [0, 0, 0.002, 0.005, 0.01, 0.05]
+PATIENCE_S = [float("inf")] * 4 + [0, 0.004, 0.02, 0.3]
+
 OPERATIONS = st.lists(
     st.builds(
         Operation,
-        st.sampled_from(
-            ["read", "read", "write", "write", "write", "fua", "zeroes", "deallocate", "flush"]
-        ),
+        st.sampled_from(KINDS),
         st.integers(0, SIZE - 1),
         st.integers(1, 4 * LBA),
-        st.sampled_from([0, 0, 0.005, 0.01, 0.05, 0.5]),
-        st.sampled_from([float("inf")] * 4 + [0, 0.004, 0.02, 0.3]),
+        st.sampled_from(DELAYS_S),
+        st.sampled_from(PATIENCE_S),
     ),
     min_size=1,
-    max_size=40,
+    max_size=20,
 )
 
 
-@given(OPERATIONS, st.integers(0, 1 << 32))
-@settings(deadline=None)
-def test_nothing_acknowledged_is_lost_and_nothing_old_comes_back(operations, seed):
+def play(operations: list[Operation], seed: int) -> None:
+    """Lives through one scenario, and judges it."""
     world = World(seed)
 
     async def main() -> None:
@@ -325,3 +327,26 @@ def test_nothing_acknowledged_is_lost_and_nothing_old_comes_back(operations, see
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
     world.check()
+
+
+@given(OPERATIONS, st.integers(0, 1 << 32))
+@settings(deadline=None, max_examples=60)
+def test_nothing_acknowledged_is_lost_and_nothing_old_comes_back(operations, seed):
+    play(operations, seed)
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_nor_is_it_when_many_call_at_once(seed):
+    """Denser than what is drawn above, where few calls meet."""
+    draw = random.Random(seed)
+    operations = [
+        Operation(
+            draw.choice(KINDS),
+            draw.randrange(SIZE),
+            draw.randint(1, 4 * LBA),
+            draw.choice(DELAYS_S),
+            draw.choice(PATIENCE_S),
+        )
+        for _ in range(draw.randint(15, 40))
+    ]
+    play(operations, seed)
