@@ -33,7 +33,7 @@ from nvmf_transport.interfaces import (
 )
 from nvmf_transport.nvme import ADMIN_QID, Cap, FeatureId, Property, Vs
 
-from . import admin, events
+from . import admin, command_age, events
 from . import handshake as hs
 from .config import DEFAULT_QUEUE_ENTRIES, ConnectParams
 from .fencing import Fence
@@ -203,6 +203,7 @@ class Association:
         )
         if self.kato_s:
             nursery.start_soon(self._keep_alive)
+        nursery.start_soon(self._watch_age)
         with step("Number of Queues"):
             count = await self._queue_count()
         with step(_IO_STEP):
@@ -333,6 +334,12 @@ class Association:
             if queue is None:
                 raise
             log.debug("closing queue %d: %s", qid, error)
+
+    async def _watch_age(self) -> None:
+        text = await command_age.watch(
+            self.params.subnqn, lambda: self.queues, lambda: self.params.command_age_s
+        )
+        self.fail(ConnectionLostError(text))
 
     async def _keep_alive(self) -> None:
         await keep_alive(

@@ -37,6 +37,7 @@ SHOWN: Final = (
     "ctrl_loss_tmo_s",
     "fast_io_fail_s",
     "replay_limit_s",
+    "command_age_s",
     "flow_control",
     "header_digests",
     "data_digests",
@@ -73,6 +74,8 @@ class ConnectParams:
     fast_io_fail_s: float | None = None
     #: After a longer outage waiting writes go on by themselves only to a private namespace.
     replay_limit_s: float = 600.0
+    #: A command that is unanswered for so long ends the association; 0: never.
+    command_age_s: float = 60.0
     flow_control: bool = False
     header_digests: bool = False
     data_digests: bool = False
@@ -102,6 +105,7 @@ class ConnectParams:
             ctrl_loss_tmo_s=_unless_never(request.ctrl_loss_tmo_s),
             fast_io_fail_s=request.fast_io_fail_s,
             replay_limit_s=request.replay_limit_s,
+            command_age_s=request.command_age_s,
             flow_control=request.flow_control,
             header_digests=request.header_digests,
             data_digests=request.data_digests,
@@ -150,6 +154,8 @@ class ConnectParams:
         if self.fast_io_fail_s is not None:
             _in_range("fast_io_fail_s", self.fast_io_fail_s, 0, MAX_LIMIT_S)
         _in_range("replay_limit_s", self.replay_limit_s, 0, MAX_LIMIT_S)
+        if self.command_age_s:
+            _in_range("command_age_s", self.command_age_s, 1, MAX_LIMIT_S)
         return self
 
     @property

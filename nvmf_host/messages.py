@@ -58,6 +58,8 @@ class ConnectRequest:
     fast_io_fail_s: float | None = None
     #: After a longer outage waiting writes go on by themselves only to a private namespace.
     replay_limit_s: float = 600.0
+    #: A command that is unanswered for so long ends the association; 0: never.
+    command_age_s: float = 60.0
     hostnqn: str | None = None
     hostid: str | None = None
     flow_control: bool = False
@@ -88,6 +90,7 @@ class ReconnectRequest:
     #: -1: never.
     fast_io_fail_s: float | None = None
     replay_limit_s: float | None = None
+    command_age_s: float | None = None
     hostnqn: str | None = None
     hostid: str | None = None
     flow_control: bool | None = None
@@ -110,6 +113,7 @@ class SetRequest:
     #: -1: never.
     fast_io_fail_s: float | None = None
     replay_limit_s: float | None = None
+    command_age_s: float | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -24,6 +24,7 @@ from nvmf_transport.errors import (
     TransportError,
 )
 from nvmf_transport.interfaces import HostQueuePair
+from nvmf_transport.nvme import AdminOpcode
 from nvmf_transport.status import Status
 from nvmf_transport.wire import Buffer
 
@@ -44,6 +45,7 @@ class Command:
     data_in: memoryview | None = None
     response: ResponseCapsule | None = None
     sent: bool = False
+    sent_at: float = 0.0
 
 
 class HostQueue:
@@ -93,6 +95,16 @@ class HostQueue:
     def waiting(self) -> int:
         """Commands that wait for a CID."""
         return len(self._waiting)
+
+    def oldest(self) -> Command | None:
+        """The command that is unanswered for longest, those that wait for events apart."""
+        outstanding = (
+            command
+            for command in self._slots
+            if command is not None
+            and (self.qid or command.sqe[0] != AdminOpcode.ASYNC_EVENT_REQUEST)
+        )
+        return min(outstanding, key=lambda command: command.sent_at, default=None)
 
     def submit(self, command: Command, *, urgent: bool = False) -> None:
         """Sends a command, or keeps it until a CID is free.  Never blocks.
@@ -181,7 +193,7 @@ class HostQueue:
         _CID.pack_into(command.sqe, 2, cid)
         command.sent = True
         self.commands += 1
-        self.last_submit_at = trio.current_time()
+        command.sent_at = self.last_submit_at = trio.current_time()
         self._qpair.transmit(CommandCapsule(command.sqe, cid, command.data_out, command.data_in))
 
     def _complete(self, response: ResponseCapsule) -> None:
