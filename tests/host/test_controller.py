@@ -567,8 +567,12 @@ async def test_a_shutdown_that_is_not_seen_is_reported(autojump_clock):
 
 
 @pytest.mark.parametrize("busy", [False, True])
-async def test_closing_with_silent_peers_takes_no_more_than_ten_seconds(busy, autojump_clock):
+async def test_closing_with_silent_peers_takes_no_more_than_ten_seconds(
+    busy, autojump_clock, announce
+):
     """Three controllers, with I/O under way and a dirty cache or without, all silent."""
+    if busy:
+        announce("is unanswered for 10 s", optional=True)
     targets = [
         Scripted(vwc=1, cap_to=255, disks={1: Disk(uuid=bytes([number]) * 16)})
         for number in (1, 2, 3)
