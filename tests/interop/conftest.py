@@ -43,3 +43,11 @@ def mounts(tmp_path: Path) -> Iterator[tuple[Mount, Mount]]:
     ):
         yield one, two
         assert [one.stop(), two.stop()] == [0, 0]
+        # A lost association that was made again is still one too many.
+        warnings = [
+            f"{mount.path.name}: {line}"
+            for mount in (one, two)
+            for line in mount.log.read_text().splitlines()
+            if "WARNING" in line or "ERROR" in line
+        ]
+        assert "\n".join(warnings) == ""
