@@ -327,6 +327,9 @@ class Controller:
                 nsids = None if None in late else nsids | {n for n in late if n is not None}
         if association.error is None:
             self.roster.take(found, association, nsids, reconnected=reconnected)
+            for refused in found.refused:
+                if refused.transient:
+                    self._rescans.soon(refused.nsid)
             await verify(self.roster, association)
 
     async def _part(self, association: Association) -> None:

@@ -54,6 +54,8 @@ class Host:
     def __init__(self, identity: HostIdentity, nursery: trio.Nursery) -> None:
         self.identity = identity
         self.controllers: dict[str, Controller] = {}
+        #: What requests may hold while they wait, as whoever serves files has bounded it; shown.
+        self.max_held_bytes: int | None = None
         self._nursery = nursery
         self._closing = False
         self._subscribers: list[Callable[[NodeEvent], None]] = []

@@ -49,6 +49,8 @@ class Wait:
     request: IoRequest
     reason: str
     quarantined: bool = False
+    #: It is with the controller.
+    sent: bool = False
 
 
 class Namespace:
@@ -148,6 +150,9 @@ class Namespace:
             raise EndOfNamespaceError(
                 f"{self.name}: write at {offset} of a namespace of {self.size_bytes} bytes"
             )
+        if not memoryview(data).readonly:
+            # Whoever gives up waiting may use it for something else while it is still being sent.
+            data = bytes(data)
         if length < len(data):
             data = memoryview(data)[:length]
         slba, nlb = self._lbas(offset, length)
@@ -241,6 +246,13 @@ class Namespace:
         self.engine.fail_fast(reason)
         self.line.fail_all(NotConnectedError(f"{self.name}: {reason}"))
 
+    def fail_stuck(self, reason: str) -> int:
+        """Fails what waits for LBAs in quarantine; returns how many requests that were."""
+        stuck = [queued.request for queued in self.line.queued() if queued.stuck]
+        for request in stuck:
+            self.line.fail(request, NotConnectedError(f"{self.name}: {reason}"))
+        return len(stuck)
+
     @property
     def has_waiting_changes(self) -> bool:
         """True where writes, zeroes or deallocations wait, or have an unknown outcome."""
@@ -251,9 +263,10 @@ class Namespace:
     def waits(self) -> list[Wait]:
         """The requests that somebody waits for."""
         engine = self.engine
-        sent = "sent, and not answered yet"
         found = [
-            Wait(request, engine.reason if engine.is_waiting(request) else sent)
+            Wait(request, engine.reason)
+            if engine.is_waiting(request)
+            else Wait(request, "sent, and not answered yet", sent=True)
             for request in engine.active
         ]
         found += [

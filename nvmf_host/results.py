@@ -75,6 +75,8 @@ class PausedResult:
 
     requests: tuple[WaitingRequest, ...]
     quarantine: tuple[QuarantinedRange, ...]
+    #: What requests that come through files may hold at the most; None: not bounded here.
+    max_held_bytes: int | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -60,6 +60,8 @@ class Refused:
 
     nsid: int
     reason: str
+    #: It may be served if it is looked at again: the controller failed, not the namespace.
+    transient: bool = False
 
 
 @attrs.frozen
@@ -137,7 +139,9 @@ async def _identify(
     try:
         data = await admin.identify_namespace(queue, nsid)
     except CommandError as error:
-        return None if _is_gone(error) else Refused(nsid, f"it cannot be identified: {error}")
+        if _is_gone(error):
+            return None
+        return Refused(nsid, f"it cannot be identified: {error}", not error.status.dnr)
     if data.nsze == 0:
         return None
     unfit = _unfit(data)
@@ -154,7 +158,7 @@ async def _identify(
             # A controller without the list says so.  Any other failure hides identifiers, and a
             # namespace that is taken for one without them is not the same one the next time.
             if not (error.status.dnr or error.status.code in _NO_DESCRIPTORS):
-                return Refused(nsid, f"its identifiers cannot be read: {error}")
+                return Refused(nsid, f"its identifiers cannot be read: {error}", transient=True)
         csi = descriptors.get(DescriptorType.CSI, b"\0")[0]
         if csi != 0:
             return Refused(nsid, f"its command set (CSI {csi:#04x}) is not the NVM command set")

@@ -18,6 +18,8 @@ from .namespace import Namespace
 from .quarantine import Quarantined
 
 _MAX_LOG_BYTES: Final = 16 << 20
+#: A request that was sent longer ago is shown with those that wait.
+_SLOW_S: Final = 1.0
 _LOG_PAGE_FIELDS: Final = {"lid": 0xFF, "lsp": 0x7F, "lsi": 0xFFFF, "nsid": NSID_ALL}
 
 
@@ -152,6 +154,7 @@ class Requests:
             _waiting(namespace, wait.request, wait.reason, now, quarantined=wait.quarantined)
             for _, namespace in namespaces
             for wait in namespace.waits()
+            if not wait.sent or now - wait.request.since >= _SLOW_S
         ]
         return messages.PausedResult(
             requests=tuple(sorted(waiting, key=lambda request: -request.age_s)),
@@ -160,6 +163,7 @@ class Requests:
                 for _, namespace in namespaces
                 for one in namespace.quarantine.ranges()
             ),
+            max_held_bytes=self._host.max_held_bytes,
         )
 
     async def _resume(self, request: messages.ResumeRequest) -> messages.NamespaceInfo:
@@ -171,9 +175,10 @@ class Requests:
 
     async def _fail(self, request: messages.FailRequest) -> messages.NamespaceInfo:
         namespace = self._host.find_namespace(request.device)[1]
-        if namespace.state is namespace.state.LIVE:
+        if namespace.state is not namespace.state.LIVE:
+            namespace.fail_fast("failed by hand")
+        elif not namespace.fail_stuck("failed by hand"):
             raise BusyError("it is live; nothing waits", field="device", value=namespace.name)
-        namespace.fail_fast("failed by hand")
         return namespace.info()
 
     async def _flush(self, request: messages.FlushRequest) -> dict[str, Any]:
