@@ -12,6 +12,8 @@ from .association import Association, State
 from .backing import BackingStore, InlineStore, RamDisk
 from .devices import Device, open_namespace
 from .discovery import DiscoverySubsystem
+from .fault_file import parse_fault_plan, read_fault_plan
+from .faults import FaultPlan, Rule
 from .file_backing import FileStore
 from .identity import default_subnqn, file_uuid
 from .namespace import Namespace
@@ -26,11 +28,13 @@ __all__ = [
     "ControllerConfig",
     "Device",
     "DiscoverySubsystem",
+    "FaultPlan",
     "FileStore",
     "InlineStore",
     "Namespace",
     "NvmSubsystem",
     "RamDisk",
+    "Rule",
     "Server",
     "ServerConfig",
     "State",
@@ -40,5 +44,7 @@ __all__ = [
     "default_subnqn",
     "file_uuid",
     "open_namespace",
+    "parse_fault_plan",
+    "read_fault_plan",
     "serve",
 ]

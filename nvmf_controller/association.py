@@ -13,6 +13,8 @@ accepted has finished, or can no longer touch the medium.
 
 import enum
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -96,6 +98,8 @@ class Association:
         self.traffic = False
         #: I/O queues granted by Number of Queues, 0 before.
         self.granted_io_queues = 0
+        #: The most that Number of Queues grants.
+        self.max_io_queues = subsystem.config.max_io_queues
         self.write_cache_enabled = True
         self.budget = MemoryBudget(subsystem.config.memory_bytes)
         self.events = AsyncEvents(self._complete_event)
@@ -104,6 +108,9 @@ class Association:
         self._io_queues: dict[int, Queue] = {}
         self._io_gone = trio.Event()
         self._lost_queue = trio.Event()
+        #: A fault plan lets the host in again while commands of this association run.
+        self.haunted = False
+        self._ghosts = 0
         self._changed = trio.Event()
 
     def __str__(self) -> str:
@@ -113,6 +120,11 @@ class Association:
     def is_lost(self) -> bool:
         """True where the host has lost a queue of it: it is ending, or will."""
         return self.state is State.ENDING or self._lost_queue.is_set()
+
+    @property
+    def admin_queue(self) -> "Queue | None":
+        """The admin queue, until its last command has ended."""
+        return self._admin
 
     @property
     def io_queues(self) -> list["Queue"]:
@@ -165,10 +177,29 @@ class Association:
             self.end("the admin queue is gone")
         else:
             del self._io_queues[queue.qid]
-            if not self._io_queues:
-                self._io_gone.set()
-                self._io_gone = trio.Event()
-        if self.state is State.ENDING and self._admin is None and not self._io_queues:
+        self._settle()
+
+    @contextmanager
+    def ghost(self) -> Iterator[None]:
+        """A command that a fault plan has torn from its queue runs inside the block.
+
+        It keeps the association, a reset and a shutdown waiting, as every command does; only a new
+        association of the same host does not wait for it, unlike what is right.
+        """
+        self.haunted = True
+        self._ghosts += 1
+        try:
+            yield
+        finally:
+            self._ghosts -= 1
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._io_queues or self._ghosts:
+            return
+        self._io_gone.set()
+        self._io_gone = trio.Event()
+        if self.state is State.ENDING and self._admin is None:
             self.set_state(State.ENDED)
             self.subsystem.forget(self)
             self.ended.set()
@@ -223,13 +254,14 @@ class Association:
                     return
 
     async def _drain(self, changed: trio.Event) -> None:
-        while self._io_queues and not changed.is_set():
+        while (self._io_queues or self._ghosts) and not changed.is_set():
             await self._io_gone.wait()
 
     def _reset(self) -> None:
         """What a controller level reset leaves behind (Base 2.1, section 3.7.2)."""
         self.granted_io_queues = 0
         self.write_cache_enabled = True
+        self.haunted = False
         self.events.reset()
         self._lost_queue = trio.Event()
         self.set_state(State.DISABLED)

@@ -67,7 +67,7 @@ class Features:
                 return int(association.write_cache_enabled or not current), b""
             case FeatureId.NUMBER_OF_QUEUES:
                 granted = association.granted_io_queues if current else 0
-                count = (granted or association.subsystem.config.max_io_queues) - 1
+                count = (granted or association.max_io_queues) - 1
                 return count | count << 16, b""
             case FeatureId.ASYNC_EVENT_CONFIG:
                 return association.events.config if current else 0, b""
@@ -147,6 +147,6 @@ class Features:
         if 0xFFFF in {submission, completion}:
             raise CommandError(INVALID_FIELD.with_dnr())
         # A queue over fabrics is a pair, so both numbers are the same.
-        granted = min(submission, completion, association.subsystem.config.max_io_queues - 1)
+        granted = min(submission, completion, association.max_io_queues - 1)
         association.granted_io_queues = granted + 1
         return granted | granted << 16

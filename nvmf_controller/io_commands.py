@@ -57,13 +57,9 @@ Handler = Callable[[ReceivedCommand, Namespace, int, int], Awaitable[None]]
 class IoQueue(Queue):
     """An I/O queue of a controller of an NVM subsystem."""
 
-    async def _serve(self, nursery: trio.Nursery) -> None:
-        association, receive = self.association, self.qpair.receive
-        subsystem = association.subsystem
-        assert isinstance(subsystem, NvmSubsystem)
-        namespaces, counts = subsystem.namespaces, self.statistics.io_commands
-        running, unpack = self._running, SQE.unpack_from
-        handlers: dict[int, Handler] = {
+    def handlers(self) -> dict[int, Handler]:
+        """What carries out the commands, by opcode."""
+        return {
             NvmOpcode.FLUSH: self._flush,
             NvmOpcode.WRITE: self._write,
             NvmOpcode.READ: self._read,
@@ -72,6 +68,14 @@ class IoQueue(Queue):
             NvmOpcode.DATASET_MANAGEMENT: self._dataset_management,
             NvmOpcode.VERIFY: self._verify,
         }
+
+    async def _serve(self, nursery: trio.Nursery) -> None:
+        association, receive = self.association, self.qpair.receive
+        subsystem = association.subsystem
+        assert isinstance(subsystem, NvmSubsystem)
+        namespaces, counts = subsystem.namespaces, self.statistics.io_commands
+        running, unpack = self._running, SQE.unpack_from
+        handlers = self.handlers()
         while True:
             command = await receive()
             association.traffic = True

@@ -22,10 +22,12 @@ from nvmf_transport.interfaces import Transport, lookup, register
 from nvmf_transport.nqn import check_nqn
 
 from .devices import Device, open_namespace
+from .fault_file import read_fault_plan
+from .faults import FaultPlan
 from .identity import default_subnqn
 from .server import Server, ServerConfig, serve
 from .subsystem import MAX_NAMESPACES, NvmSubsystem
-from .volatile_cache import VolatileCache
+from .subsystem_faults import lose_caches
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ class Options:
     devices: tuple[Device, ...]
     read_only: bool
     volatile_cache: bool
+    faults: FaultPlan | None
     maxh2cdata_bytes: int
 
 
@@ -88,6 +91,11 @@ class Options:
     help="Keep writes in this process until Flush or FUA: for tests, what kill -9 takes is lost.",
 )
 @click.option(
+    "--faults",
+    metavar="FILE",
+    help="Misbehave as a fault plan (TOML) says: for tests of hosts.",
+)
+@click.option(
     "-H",
     "--max-h2cdata",
     type=int,
@@ -106,6 +114,7 @@ def command(
     transport: str,
     read_only: bool,
     volatile_cache: bool,
+    faults: str | None,
     max_h2cdata: int,
     verbose: int,
     device: tuple[str, ...],
@@ -131,6 +140,7 @@ def command(
         device,
         read_only=read_only,
         volatile_cache=volatile_cache,
+        faults=faults,
         max_h2cdata=max_h2cdata,
     )
     try:
@@ -163,6 +173,7 @@ def _check(
     *,
     read_only: bool,
     volatile_cache: bool,
+    faults: str | None,
     max_h2cdata: int,
 ) -> Options:
     """The command line's values; raises `ConfigError`."""
@@ -201,6 +212,7 @@ def _check(
         devices=_distinct([Device.parse(text) for text in devices]),
         read_only=read_only,
         volatile_cache=volatile_cache,
+        faults=None if faults is None else read_fault_plan(faults),
         maxh2cdata_bytes=max_h2cdata,
     )
 
@@ -255,10 +267,7 @@ async def _lose_caches(
     with trio.open_signal_receiver(signal.SIGUSR2) as signals:
         task_status.started()
         async for _ in signals:
-            for namespace in subsystem:
-                if isinstance(namespace.store, VolatileCache):
-                    lost = namespace.store.lose()
-                    _log.warning("namespace %d has lost %d bytes", namespace.nsid, lost)
+            lose_caches(subsystem)
 
 
 def _counters(server: Server) -> str:
@@ -295,6 +304,7 @@ async def _serve(
             options.addresses,
             discovery_addresses=options.discovery_addresses,
             config=config,
+            faults=options.faults,
         ) as server:
             await nursery.start(_show_counters, server)
             if options.volatile_cache:

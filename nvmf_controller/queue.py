@@ -175,6 +175,10 @@ class Queue(abc.ABC):
         """True while a command with this CID is not completed."""
         return cid in self._running
 
+    def forget_running(self) -> None:
+        """For a copy of a queue: what runs there is none of its business."""
+        self._running = {}
+
     def abort(self, cid: int) -> bool:
         """Keeps a command from starting; False where it is running, done or was never here."""
         scope = self._running.get(cid)

@@ -43,7 +43,9 @@ from .connect import (
     find_subsystem,
 )
 from .discovery import DiscoverySubsystem, Portal
+from .faults import FaultPlan, Faults
 from .io_commands import IoQueue
+from .misbehaviour import FaultyQueuePair, keep_time, meet
 from .queue import Queue
 from .statistics import StatisticsSnapshot
 from .subsystem import NvmSubsystem, Subsystem
@@ -73,8 +75,16 @@ class ServerConfig:
 class Server:
     """A subsystem and the discovery subsystem, served over one transport.  Made by `serve`."""
 
-    def __init__(self, transport: Transport, subsystem: NvmSubsystem, config: ServerConfig) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        subsystem: NvmSubsystem,
+        config: ServerConfig,
+        faults: Faults | None = None,
+    ) -> None:
         self.subsystem = subsystem
+        #: The fault plan at work.
+        self.faults = faults
         self.discovery = DiscoverySubsystem(transport.trtype)
         #: Where the subsystem is served, and where discovery alone was asked for.
         self.endpoints: tuple[Endpoint, ...] = ()
@@ -86,6 +96,7 @@ class Server:
             maxh2cdata_bytes=config.maxh2cdata_bytes,
             in_capsule_bytes=max(ADMIN_IN_CAPSULE_BYTES, limits.in_capsule_bytes),
             max_transfer_bytes=limits.max_transfer_bytes,
+            may_misbehave=faults is not None,
         )
 
     @property
@@ -121,8 +132,14 @@ class Server:
             _log.exception("%s", connection.peer)
 
     async def _serve_queue(self, connection: IncomingConnection, nursery: trio.Nursery) -> None:
+        faults = self.faults
         try:
+            if faults is not None and not await meet(connection, self.subsystem, faults):
+                return
             async with connection.establish(self._params, timeout_s=_HANDSHAKE_S) as qpair:
+                if faults is not None:
+                    await self._serve_faulty(qpair, faults, nursery)
+                    return
                 queue = await self._connect(qpair)
                 if queue is not None:
                     await queue.run(await nursery.start(queue.hold_commands))
@@ -130,6 +147,18 @@ class Server:
             _log.info("%s: %s", connection.peer, error)
         except (NvmfError, OSError) as error:
             _log.error("%s: %s", connection.peer, error)
+
+    async def _serve_faulty(
+        self, qpair: ControllerQueuePair, faults: Faults, nursery: trio.Nursery
+    ) -> None:
+        faulty = FaultyQueuePair(qpair, faults, nursery)
+        try:
+            queue = await self._connect(faulty)
+            if queue is not None:
+                faulty.bind(queue)
+                await queue.run(await nursery.start(queue.hold_commands))
+        finally:
+            faulty.close()
 
     async def _connect(self, qpair: ControllerQueuePair) -> Queue | None:
         with trio.move_on_after(_HANDSHAKE_S) as waiting:
@@ -253,14 +282,22 @@ async def serve(
     *,
     discovery_addresses: Sequence[Address] = (),
     config: ServerConfig | None = None,
+    faults: FaultPlan | None = None,
 ) -> AsyncIterator[Server]:
     """Serves `subsystem` at `addresses`, and the discovery subsystem there and at its own.
+
+    With `faults` it misbehaves as the plan says, over any transport whose controller's end can.
 
     Yields the `Server` once it accepts connections.  Leaving ends every association: commands that
     were accepted finish, then volatile caches are flushed.  The stores stay the caller's to close.
     Raises `ConfigError` where it cannot listen.
     """
-    server = Server(transport, subsystem, config or ServerConfig())
+    server = Server(
+        transport,
+        subsystem,
+        config or ServerConfig(),
+        None if faults is None else Faults(faults, started_at=trio.current_time()),
+    )
     async with AsyncExitStack() as stack:
         listeners = [await stack.enter_async_context(transport.listen(a)) for a in addresses]
         for_discovery = [
@@ -271,6 +308,9 @@ async def serve(
         server.discovery.set_portals([Portal(subsystem.nqn, e) for e in server.endpoints])
         async with trio.open_nursery() as nursery:
             async with trio.open_nursery() as accepting:
+                if server.faults is not None:
+                    for moment in server.faults.moments():
+                        accepting.start_soon(keep_time, moment, subsystem, server.faults)
                 for listener in (*listeners, *for_discovery):
                     accepting.start_soon(server.accept_from, listener, nursery)
                 try:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Final
+from uuid import UUID
 
 import attrs
 import trio
@@ -24,6 +25,7 @@ from nvmf_transport.nvme import AEC_NAMESPACE_ATTRIBUTE, NSID_ALL, Cns
 from nvmf_transport.status import INVALID_FIELD, INVALID_LOG_PAGE, INVALID_NAMESPACE
 
 from .association import Association, State
+from .backing import BackingStore
 from .identify import ERROR_LOG_ENTRIES, identify_io_controller
 from .logs import (
     NVM_LOG_PAGES,
@@ -58,8 +60,8 @@ class ControllerConfig:
     ready_timeout_s: float = attrs.field(default=5.0, validator=attrs.validators.le(127.5))
     #: In-capsule data of I/O queues: IOCCSZ is this and the 64 bytes of the command.
     in_capsule_bytes: int = attrs.field(default=16384, validator=attrs.validators.ge(0))
-    #: The most data of one command, 4 KiB times a power of two: MDTS.
-    max_transfer_bytes: int = attrs.field(default=1 << 20, validator=attrs.validators.ge(4096))
+    #: The most data of one command, 4 KiB times a power of two: MDTS, of which 0 means no limit.
+    max_transfer_bytes: int = attrs.field(default=1 << 20, validator=attrs.validators.ge(8192))
     #: Data that an association may have in hand, or asked its host for, at a time.
     memory_bytes: int = attrs.field(default=32 << 20, validator=attrs.validators.ge(1 << 16))
 
@@ -132,7 +134,11 @@ class Subsystem(abc.ABC):
         """
         with trio.move_on_after(self.config.ready_timeout_s):
             while True:
-                lost = [a for a in self._associations.values() if a.hostid == hostid and a.is_lost]
+                lost = [
+                    a
+                    for a in self._associations.values()
+                    if a.hostid == hostid and a.is_lost and not a.haunted
+                ]
                 if not lost:
                     return True
                 lost[0].end("its host connects anew")
@@ -190,6 +196,7 @@ class NvmSubsystem(Subsystem):
         super().__init__(nqn, model=model, config=config)
         #: Read by whoever serves I/O; changed only here.
         self.namespaces: dict[int, Namespace] = {}
+        self._retired: list[BackingStore] = []
 
     def __iter__(self) -> Iterator[Namespace]:
         return iter(sorted(self.namespaces.values(), key=lambda namespace: namespace.nsid))
@@ -216,14 +223,36 @@ class NvmSubsystem(Subsystem):
 
         Commands under way finish; the caller closes the store.  Raises `NoSuchDeviceError`.
         """
-        namespace = self._namespace(nsid)
+        namespace = self.namespace(nsid)
         del self.namespaces[nsid]
         self._changed(nsid)
         return namespace
 
+    def replace_store(self, nsid: int, store: BackingStore) -> None:
+        """Puts another store of the same size behind a namespace, and tells nobody."""
+        namespace = self.namespace(nsid)
+        self._retired.append(namespace.store)
+        namespace.store = store
+
+    def set_uuid(self, nsid: int, uuid: UUID) -> None:
+        """Gives a namespace another identity, and tells all hosts."""
+        self.namespace(nsid).uuid = uuid
+        self._changed(nsid)
+
+    def remap_namespace(self, nsid: int, to: int) -> None:
+        """Gives a namespace another NSID, and tells all hosts; whoever has it gets the old one."""
+        moved, other = self.namespace(nsid), self.namespaces.pop(to, None)
+        del self.namespaces[nsid]
+        for namespace, at in ((moved, to), (other, nsid)):
+            if namespace is not None:
+                namespace.nsid = at
+                self.namespaces[at] = namespace
+        self._changed(nsid)
+        self._changed(to)
+
     def resize_namespace(self, nsid: int, size_lbas: int) -> None:
         """Changes the size, up to what the store holds, and tells all hosts."""
-        namespace = self._namespace(nsid)
+        namespace = self.namespace(nsid)
         most = namespace.store.size_bytes >> namespace.lba_shift
         if not 1 <= size_lbas <= most:
             raise ConfigError(
@@ -285,10 +314,11 @@ class NvmSubsystem(Subsystem):
 
     def close(self) -> None:
         """Closes every store."""
-        for namespace in self:
-            namespace.store.close()
+        for store in (*self._retired, *(namespace.store for namespace in self)):
+            store.close()
 
-    def _namespace(self, nsid: int) -> Namespace:
+    def namespace(self, nsid: int) -> Namespace:
+        """The namespace of this NSID; raises `NoSuchDeviceError`."""
         try:
             return self.namespaces[nsid]
         except KeyError:

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, Generic, TypeVar
 
@@ -35,6 +36,9 @@ FLUSH_S: Final = 1.0
 #: System calls and events that come without waiting, before other tasks get a turn.
 YIELD_EVERY: Final = 32
 
+#: struct linger: on, no time.
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
+
 HANDSHAKE_STEP: Final = "ICReq/ICResp"
 
 
@@ -51,6 +55,7 @@ class Driver(Generic[EventT]):
         self._sender: trio.lowlevel.Task | None = None
         self._sender_parked = False
         self._closing = False
+        self._resetting = False
         self._sender_done = trio.Event()
         self._drained: trio.Event | None = None
         self._send_error: OSError | None = None
@@ -96,8 +101,9 @@ class Driver(Generic[EventT]):
                 if connection.wants_to_send:
                     await self._send(connection.data_to_send())
                 elif self._closing or connection.error is not None:
-                    with contextlib.suppress(OSError):
-                        self._sock.shutdown(socket.SHUT_WR)
+                    if not self._resetting:
+                        with contextlib.suppress(OSError):
+                            self._sock.shutdown(socket.SHUT_WR)
                     return
                 else:
                     self._sender_parked = True
@@ -200,6 +206,17 @@ class Driver(Generic[EventT]):
         if self._drained is not None:
             self._drained.set()
             self._drained = None
+
+    def reset(self) -> None:
+        """Breaks the connection: what is queued is lost, and the peer sees a reset, not an end."""
+        if self._sock.fileno() < 0:
+            return
+        # A socket closed with a linger time of zero sends RST (socket(7)).
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self._resetting = True
+        self._connection.connection_lost(ConnectionLostError("reset by this side, as asked"))
+        trio.lowlevel.notify_closing(self._sock)
+        self._died()
 
     async def _finish(self) -> None:
         """Sends what is queued, and lets the peer read it before the socket goes."""

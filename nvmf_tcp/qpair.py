@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import trio
 
 from nvmf_transport.capsule import CommandCapsule, ReceivedCommand, ResponseCapsule
-from nvmf_transport.errors import DataDigestError
+from nvmf_transport.errors import DataDigestError, LocalProtocolError
+from nvmf_transport.faults import PduFault
 from nvmf_transport.interfaces import (
     ControllerQueueParams,
     Endpoint,
@@ -20,6 +21,7 @@ from .controller import ControllerConnection, ControllerEvent
 from .driver import Driver
 from .host import HostConnection
 from .layout import Counters, TcpOptions
+from .spoiling import SpoilingConnection
 from .transfer import InboundTransfer
 
 #: What `statistics` returns.
@@ -96,7 +98,8 @@ class TcpControllerQueuePair:
         params: ControllerQueueParams,
         options: TcpOptions,
     ) -> None:
-        self._connection = ControllerConnection(params, options)
+        kind = SpoilingConnection if params.may_misbehave else ControllerConnection
+        self._connection = kind(params, options)
         self.driver: Driver[ControllerEvent] = Driver(sock, self._connection, lingers=True)
         self.driver.on_death = self._wake_waiters
         self._local = local
@@ -196,6 +199,16 @@ class TcpControllerQueuePair:
         """Queues a response, after all data queued before it."""
         self._connection.send_response(capsule)
         self.driver.wake()
+
+    def spoil(self, cid: int, fault: PduFault) -> None:
+        """See `nvmf_transport.faults.MisbehavingQueuePair`."""
+        if not isinstance(self._connection, SpoilingConnection):
+            raise LocalProtocolError("made without `may_misbehave`")
+        self._connection.spoil(cid, fault)
+
+    def reset(self) -> None:
+        """See `nvmf_transport.faults.MisbehavingQueuePair`."""
+        self.driver.reset()
 
     def _wake_waiters(self) -> None:
         for task in self._waiters.values():

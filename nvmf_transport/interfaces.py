@@ -71,6 +71,8 @@ class ControllerQueueParams:
     max_transfer_bytes: int = 1 << 20
     #: `send_data` and `receive` wait while more than this is queued and unsent.
     max_queued_bytes: int = 4 << 20
+    #: The qpair is a `faults.MisbehavingQueuePair`.
+    may_misbehave: bool = False
 
 
 @attrs.frozen(kw_only=True)

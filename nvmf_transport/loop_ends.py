@@ -15,13 +15,16 @@ from .errors import (
     RemoteProtocolError,
     TransportError,
 )
+from .faults import PduFault, PduKind
 from .interfaces import ControllerQueueParams, Endpoint, HostQueueParams, QueuePairLimits
+from .loop_faults import place_of, spoil_message
 from .loop_pipe import (
     HEAD_BYTES,
     CommandMessage,
     ControllerData,
     Ended,
     HostData,
+    Malformed,
     Message,
     Pipe,
     ReadyToTransfer,
@@ -153,6 +156,8 @@ class LoopHostQueuePair(_End):
                 data = bytes(found.capsule.data_out)
                 spoiled = self._connection.spoils_to_controller()
                 self._out.send(HostData(cid, data, spoiled), len(data))
+            case Malformed(text, fes):
+                raise RemoteProtocolError(text, fes=fes)
             case Ended(error):
                 self.die(error)
             case _:
@@ -202,6 +207,26 @@ class LoopControllerQueuePair(_End):
         self._in_capsule_bytes = 0
         self._waits: dict[int, _DataWait] = {}
         self._spoiled_cids: set[int] = set()
+        self._faults: dict[tuple[int, PduKind], PduFault] = {}
+
+    def spoil(self, cid: int, fault: PduFault) -> None:
+        """See `faults.MisbehavingQueuePair`."""
+        self._faults[cid, fault.kind] = fault
+
+    def reset(self) -> None:
+        """See `faults.MisbehavingQueuePair`."""
+        self._connection.cut()
+
+    def _emit(self, message: Message, size_bytes: int = HEAD_BYTES) -> None:
+        """Sends a message, after what was to be done to it."""
+        if self._faults and (fault := self._faults.pop(place_of(message), None)) is not None:
+            spoiled = spoil_message(message, fault, self.limits)
+            if spoiled is None:
+                self._out.send(Ended(ConnectionLostError("the connection was closed in a PDU")))
+                self.die(ConnectionLostError("the connection was closed inside a PDU, as asked"))
+                return
+            message = spoiled
+        self._out.send(message, size_bytes)
 
     def establish(self, params: ControllerQueueParams, limits: QueuePairLimits) -> None:
         """Takes on what was agreed with the host."""
@@ -267,7 +292,7 @@ class LoopControllerQueuePair(_End):
         if self.error is not None:
             raise self.error
         wait = self._waits[command.cid] = _DataWait()
-        self._out.send(ReadyToTransfer(command.cid))
+        self._emit(ReadyToTransfer(command.cid))
         try:
             await wait.arrived.wait()
         finally:
@@ -287,7 +312,7 @@ class LoopControllerQueuePair(_End):
             await self._out.drained.park()
         success = complete and not self._sq_flow_control
         data_bytes = sum(memoryview(piece).nbytes for piece in data)
-        self._out.send(
+        self._emit(
             ControllerData(command.cid, tuple(data), success, self._connection.spoils_to_host()),
             HEAD_BYTES + data_bytes,
         )
@@ -296,7 +321,7 @@ class LoopControllerQueuePair(_End):
     def transmit(self, capsule: ResponseCapsule) -> None:
         """Queues a response, after all data queued before it."""
         # A copy: the host's end fills fields in, and the caller may keep its own.
-        self._out.send(ResponseCapsule(capsule.cid, capsule.status, capsule.result, capsule.sqhd))
+        self._emit(ResponseCapsule(capsule.cid, capsule.status, capsule.result, capsule.sqhd))
 
     def die(self, error: TransportError) -> None:
         """Ends this end, `receive_data` of all commands included."""

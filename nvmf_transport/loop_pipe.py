@@ -57,7 +57,23 @@ class Ended:
     error: TransportError
 
 
-Message = CommandMessage | HostData | ReadyToTransfer | ControllerData | ResponseCapsule | Ended
+@attrs.frozen
+class Malformed:
+    """A message that its receiver finds to break the protocol, with this Fatal Error Status."""
+
+    text: str
+    fes: int
+
+
+Message = (
+    CommandMessage
+    | HostData
+    | ReadyToTransfer
+    | ControllerData
+    | ResponseCapsule
+    | Malformed
+    | Ended
+)
 
 
 class Pipe:

@@ -8,6 +8,7 @@ import trio
 
 from nvmf_controller import (
     ControllerConfig,
+    FaultPlan,
     Namespace,
     NvmSubsystem,
     RamDisk,
@@ -45,6 +46,7 @@ class Queue:
         self._waiting: dict[int, trio.Event] = {}
         self._answers: dict[int, ResponseCapsule] = {}
         self.dead = trio.Event()
+        self.error: TransportError | None = None
         self.cntlid = 0
 
     async def run(self) -> None:
@@ -53,7 +55,8 @@ class Queue:
                 response = await self.qpair.receive()
                 self._answers[response.cid] = response
                 self._waiting.setdefault(response.cid, trio.Event()).set()
-        except TransportError:
+        except TransportError as error:
+            self.error = error
             self.dead.set()
 
     def send(self, sqe: bytes, *, write=None, read_bytes=0, cid=None):
@@ -163,8 +166,15 @@ def rw(opcode: int, slba: int, blocks: int, *, nsid=1, cdw12=0) -> bytes:
 class Target:
     """A server on a network in memory, and the hosts' way to it."""
 
-    def __init__(self, transport: LoopTransport, server: Server, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        transport: LoopTransport,
+        server: Server,
+        nursery: trio.Nursery,
+        params: HostQueueParams,
+    ) -> None:
         self.transport = transport
+        self.params = params
         self.server = server
         self.subsystem = server.subsystem
         self._nursery = nursery
@@ -176,9 +186,8 @@ class Target:
     @asynccontextmanager
     async def queue(self, endpoint: Endpoint | None = None) -> AsyncIterator[Queue]:
         """A queue that has not sent CONNECT yet."""
-        params = HostQueueParams(in_capsule_bytes=8192)
         async with self.transport.connect(
-            endpoint or self.endpoint, params, deadline=trio.current_time() + 5
+            endpoint or self.endpoint, self.params, deadline=trio.current_time() + 5
         ) as qpair:
             queue = Queue(qpair)
             self._nursery.start_soon(queue.run)
@@ -221,10 +230,16 @@ class Target:
 
 @asynccontextmanager
 async def target(
-    *namespaces: Namespace, config: ControllerConfig | None = None, discovery=False
+    *namespaces: Namespace,
+    config: ControllerConfig | None = None,
+    discovery=False,
+    faults: FaultPlan | None = None,
+    transport=None,
+    **params,
 ) -> AsyncIterator[Target]:
-    """Serves these namespaces, or a RAM disk of 1 MiB."""
-    transport = LoopTransport()
+    """Serves these namespaces, or a RAM disk of 1 MiB; `params` are those of the host's queues."""
+    address = "controller" if transport is None else "127.0.0.1"
+    transport = transport or LoopTransport()
     subsystem = NvmSubsystem(SUBNQN, config=config)
     for namespace in namespaces or (Namespace(1, RamDisk(1 << 20)),):
         subsystem.add_namespace(namespace)
@@ -232,11 +247,13 @@ async def target(
         async with serve(
             transport,
             subsystem,
-            [Address("controller", 0)],
-            discovery_addresses=[Address("controller", 8009)] if discovery else [],
+            [Address(address, 0)],
+            discovery_addresses=[Address(address, 8009)] if discovery else [],
+            faults=faults,
         ) as server:
             try:
-                yield Target(transport, server, nursery)
+                asked = HostQueueParams(in_capsule_bytes=8192, **params)
+                yield Target(transport, server, nursery, asked)
             finally:
                 # A test that failed must not wait for its own slow store.
                 for namespace in subsystem:
