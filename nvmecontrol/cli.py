@@ -35,6 +35,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "disconnect": ("disconnect", "Shut a controller down and remove its nodes."),
     "disconnect-all": ("disconnect", "Shut all controllers down and remove their nodes."),
     "devlist": ("devlist", "List controllers and namespaces, and what keeps them waiting."),
+    "set": ("set", "Change how long a lost controller is waited for."),
+    "paused": ("paused", "List the requests that wait, and why."),
+    "resume": ("by_hand", "Let a paused namespace go on."),
+    "fail": ("by_hand", "Fail what waits for a namespace."),
     "identify": ("identify", "Show the identify data of a controller or namespace."),
     "logpage": ("logpage", "Show a log page."),
     "nsid": ("ns", "Show which controller and NSID a node stands for."),
@@ -43,13 +47,6 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "dsm": ("io", "Deallocate ranges of a namespace."),
     "write-zeroes": ("io", "Zero a range of a namespace."),
     "hostnqn": ("hostnqn", "Show this host's NQN and Host ID, and where they come from."),
-}
-
-#: Commands that have their place and are not there yet.
-NOT_YET: Final = {
-    "paused": "lists what waits, and why",
-    "resume": "lets a paused namespace go on",
-    "fail": "fails what waits for a paused namespace",
 }
 
 
@@ -208,10 +205,6 @@ def need_command(context: click.Context) -> None:
 
 
 def _check_command(group: click.Group, context: click.Context, name: str) -> None:
-    if name in NOT_YET:
-        raise usage(
-            f"not available yet: {NOT_YET[name]}; use a later version", field="command", value=name
-        )
     if group.get_command(context, name) is None:
         raise usage(
             f"unknown command; see `{context.command_path} --help`", field="command", value=name
@@ -234,8 +227,6 @@ class Root(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, does) for name, (_, does) in COMMANDS.items()])
-        with formatter.section("Not available yet"):
-            formatter.write_dl([(name, f"{does}.") for name, does in NOT_YET.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

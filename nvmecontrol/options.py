@@ -25,6 +25,7 @@ MAX_IO_QUEUES: Final = 1024
 MAX_QUEUE_ENTRIES: Final = 65536
 MAX_KATO_S: Final = 4_000_000
 MAX_DELAY_S: Final = 86_400
+MAX_LIMIT_S: Final = 4_000_000
 
 
 def parse_number(text: str) -> int | None:
@@ -106,17 +107,6 @@ class Seconds(FloatType):
         return f"{also}{self.low} to {self.high} seconds"
 
 
-#: Options of later versions.  They are refused, because taking them would promise what they do.
-NOT_YET: Final = {
-    "fast_io_fail": (
-        ["--fast-io-fail-tmo", "--fast-io-fail", "--fast_io_fail_tmo"],
-        "waiting I/O waits until the controller is back",
-    ),
-    "replay_limit": (["--replay-limit"], "waiting writes resume after an outage of any length"),
-}
-NOT_YET_RECONNECT: Final = {
-    "fenced": (["--fenced"], "what waits for the old controller cannot be released by hand"),
-}
 #: Options of other hosts that this one has no use for, and why.
 REFUSED: Final = {
     "nr_write_queues": (
@@ -138,7 +128,7 @@ REFUSED: Final = {
         "authentication is not offered; connect without it",
     ),
 }
-_FLAGS: Final = {"tls", "concat", "fenced"}
+_FLAGS: Final = {"tls", "concat"}
 
 
 def _refusal(names: list[str], name: str, message: str) -> click.Option:
@@ -157,26 +147,6 @@ def _refusal(names: list[str], name: str, message: str) -> click.Option:
     )
 
 
-def refused_options(*, reconnect: bool) -> list[click.Parameter]:
-    """The options of `NOT_YET` and `REFUSED`: not in the help, and refused with a reason."""
-    later = NOT_YET | (NOT_YET_RECONNECT if reconnect else {})
-    options = [
-        _refusal(names, name, f"not available yet: {until}; leave it out")
-        for name, (names, until) in later.items()
-    ]
-    return [
-        *options,
-        *(_refusal(names, name, message) for name, (names, message) in REFUSED.items()),
-    ]
-
-
-def never(context: click.Context, parameter: click.Parameter, value: int | None) -> int | None:
-    """Takes the controller loss timeout: 0 (FreeBSD's) and -1 (nvme-cli's) mean never."""
-    if value is not None and value > 0:
-        raise bad_value(
-            parameter,
-            value,
-            "a finite limit is not available yet: a lost controller is never given up; "
-            "give 0 or -1, or leave it out",
-        )
-    return value
+def refused_options() -> list[click.Parameter]:
+    """The options of `REFUSED`: not in the help, and refused with a reason."""
+    return [_refusal(names, name, message) for name, (names, message) in REFUSED.items()]

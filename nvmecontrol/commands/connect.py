@@ -11,12 +11,11 @@ from nvmecontrol.options import (
     MAX_DELAY_S,
     MAX_IO_QUEUES,
     MAX_KATO_S,
+    MAX_LIMIT_S,
     MAX_QUEUE_ENTRIES,
-    U16_MAX,
     Number,
     Seconds,
     bad_value,
-    never,
     parse_number,
     refused_options,
 )
@@ -104,6 +103,58 @@ def path_options() -> list[click.Parameter]:
     ]
 
 
+def limit_options(default: Callable[[str], str], *, kept: bool) -> list[click.Parameter]:
+    """-r, -l and the others that say how long something waits; `default` words a default.
+
+    With `kept`, "never" is a value of its own: what is not given stays as it is.
+    """
+
+    def never(zero: bool) -> Callable[[click.Context, click.Parameter, float | None], float | None]:
+        def taken(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+            means_never = value is not None and (value < 0 or (zero and value == 0))
+            return (-1.0 if kept else None) if means_never else value
+
+        return taken
+
+    return [
+        click.Option(
+            ["reconnect_delay_s", "-r", "--reconnect-delay"],
+            type=Seconds(0, MAX_DELAY_S),
+            metavar="SECONDS",
+            help="Longest wait in seconds between two attempts to reconnect; 0: by hand only."
+            + default("10"),
+        ),
+        click.Option(
+            ["ctrl_loss_tmo_s", "-l", "--ctrl-loss-tmo", "--ctrl_loss_tmo"],
+            type=Seconds(0, MAX_LIMIT_S, also=-1),
+            metavar="SECONDS",
+            callback=never(zero=True),
+            help="Disconnect a controller that is lost for so long: its nodes go, and I/O that "
+            "waits is lost with them. 0 or -1: never." + default("never"),
+        ),
+        click.Option(
+            [
+                "fast_io_fail_s",
+                "--fast-io-fail-tmo",
+                "--fast_io_fail_tmo",
+                "--fast-io-fail",
+            ],
+            type=Seconds(0, MAX_LIMIT_S, also=-1),
+            metavar="SECONDS",
+            callback=never(zero=False),
+            help="So long after the loss, I/O that waits and I/O that comes fails until the "
+            "controller is back; 0: at once, -1: never." + default("never"),
+        ),
+        click.Option(
+            ["replay_limit_s", "--replay-limit", "--replay_limit"],
+            type=Seconds(0, MAX_LIMIT_S),
+            metavar="SECONDS",
+            help="After a longer loss, writes that wait go on by themselves only where no other "
+            "host can have written meanwhile." + default("600"),
+        ),
+    ]
+
+
 def connect_options(*, reconnect: bool = False) -> list[click.Parameter]:
     """The options of connect, connect-all and reconnect; what reconnect is not told, it keeps."""
     kept = reconnect
@@ -143,22 +194,7 @@ def connect_options(*, reconnect: bool = False) -> list[click.Parameter]:
             metavar="SECONDS",
             help="Keep-alive timeout in seconds; 0: no keep-alive." + default("15"),
         ),
-        click.Option(
-            ["reconnect_delay_s", "-r", "--reconnect-delay"],
-            type=Seconds(0, MAX_DELAY_S),
-            metavar="SECONDS",
-            help="Longest wait in seconds between two attempts to reconnect; 0: by hand only."
-            + default("10"),
-        ),
-        click.Option(
-            ["ctrl_loss_tmo", "-l", "--ctrl-loss-tmo"],
-            type=Number(-1, U16_MAX, "seconds"),
-            metavar="SECONDS",
-            expose_value=False,
-            callback=never,
-            help="Give a lost controller up after so long; 0 or -1: never. A limit is not "
-            "available yet. [default: never]",
-        ),
+        *limit_options(default, kept=kept),
         *(identity_options("as it was") if reconnect else identity_options()),
         click.Option(
             ["sq_flow_control", "-F", "--flow_control", "--flow-control"],
@@ -195,7 +231,16 @@ def connect_options(*, reconnect: bool = False) -> list[click.Parameter]:
                 help="Serve the namespaces read-only.",
             ),
         ]
-    return options + refused_options(reconnect=reconnect)
+    else:
+        options.append(
+            click.Option(
+                ["fenced", "--fenced"],
+                is_flag=True,
+                help="Vouch that controllers of earlier connections execute nothing any more "
+                "(they are off, or have been reset): writes in quarantine go on.",
+            )
+        )
+    return options + refused_options()
 
 
 def parameters(options: dict[str, Any]) -> dict[str, Any]:
@@ -283,8 +328,9 @@ def connect(session: Session, address: str, subnqn: str, **options: Any) -> None
 def reconnect(session: Session, device: str, address: str | None, **options: Any) -> None:
     """Connect the lost controller nvmeX again, at once, at ADDRESS:PORT if given.
 
-    Returns once the I/O that waited goes on, where it may.  Prints nothing unless a namespace does
-    not go on; `devlist` says why it does not, and what to do.
+    With --fenced also while it is connected: then only the quarantine ends.  Returns once the I/O
+    that waited goes on, where it may.  Prints nothing unless a namespace does not go on; `devlist`
+    says why it does not, and what to do.
     """
     from nvmecontrol.answers import structure
     from nvmf_host.messages import ConnectResult, ReconnectRequest

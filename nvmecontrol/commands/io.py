@@ -13,7 +13,8 @@ from nvmf_host.messages import DeallocateRequest, FlushRequest, WriteZeroesReque
 MAX_RANGES = 256
 
 
-def _namespace(session: Session, device: str) -> str:
+def namespace_name(session: Session, device: str) -> str:
+    """The name of a namespace, given by name or path; a controller is refused."""
     name = session.device(device)
     if "ns" not in name:
         raise Failure(
@@ -38,7 +39,7 @@ def flush(session: Session, /, device: str) -> None:
 
     Waits while the namespace is not live.
     """
-    session.request(FlushRequest(device=_namespace(session, device)))
+    session.request(FlushRequest(device=namespace_name(session, device)))
     _done(session)
 
 
@@ -91,7 +92,7 @@ def dsm(
 
     What is read from them later is zeroes, or as before, as the controller has it.
     """
-    name = _namespace(session, device)
+    name = namespace_name(session, device)
     if len(slbs) != len(blocks):
         raise usage(
             f"{len(blocks)} lengths for {len(slbs)} ranges; give as many as with --slbs",
@@ -147,7 +148,7 @@ def write_zeroes(
 
     One of -b and -c must be given.
     """
-    name = _namespace(session, device)
+    name = namespace_name(session, device)
     if (blocks is None) == (block_count is None):
         raise usage(
             "one of --blocks and --block-count; give exactly one", field="blocks", label="--blocks"

@@ -30,6 +30,7 @@ def _controller_lines(controller: ControllerInfo) -> Iterator[str]:
     match controller.state:
         case "live":
             yield f"{controller.name:>6}: {model} (connected via {where})"
+            yield from _fences(controller)
             return
         case "connecting":
             yield f"{controller.name:>6}: {model} (connecting via {where} for {seconds} seconds)"
@@ -41,6 +42,29 @@ def _controller_lines(controller: ControllerInfo) -> Iterator[str]:
         yield f"{_INDENT}{controller.last_error}"
     if controller.state in {"connecting", "lost", "reconnecting"}:
         yield f"{_INDENT}{_next_attempt(controller)}"
+    if controller.fails_fast_in_s is not None:
+        yield f"{_INDENT}{_fails_fast(controller.fails_fast_in_s)}"
+    if controller.gives_up_in_s is not None:
+        yield (
+            f"{_INDENT}disconnected, and waiting I/O lost, in {controller.gives_up_in_s:.1f} "
+            f"seconds (controller loss timeout); nvmecontrol set -l 0 {controller.name} stops that"
+        )
+    yield from _fences(controller)
+
+
+def _fails_fast(seconds: float) -> str:
+    if seconds > 0:
+        return f"waiting I/O fails in {seconds:.1f} seconds (fast I/O fail)"
+    return "I/O fails until the controller is back (fast I/O fail)"
+
+
+def _fences(controller: ControllerInfo) -> Iterator[str]:
+    if controller.fences:
+        plural = "s" if controller.fences != 1 else ""
+        yield (
+            f"{_INDENT}{controller.fences} earlier connection{plural} may still execute writes; "
+            f"see nvmecontrol paused {controller.name}"
+        )
 
 
 def _next_attempt(controller: ControllerInfo) -> str:
@@ -65,6 +89,11 @@ def _namespace_lines(namespace: NamespaceInfo, *, human: bool) -> Iterator[str]:
         traits.append(f"{namespace.waiting_requests} requests waiting")
     if namespace.ambiguous_writes:
         traits.append(f"{namespace.ambiguous_writes} writes ambiguous")
+    if namespace.quarantined_ranges:
+        plural = "s" if namespace.quarantined_ranges != 1 else ""
+        traits.append(f"{namespace.quarantined_ranges} range{plural} in quarantine")
+    if namespace.unflushed_bytes:
+        traits.append(f"{human_bytes(namespace.unflushed_bytes)} unflushed")
     line = f"  {namespace.name:>10} ({size})"
     yield f"{line} {', '.join(traits)}" if traits else line
     if namespace.reason:

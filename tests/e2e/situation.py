@@ -62,6 +62,7 @@ class Situation:
 _VERBS: Final = frozenset(
     {"connect", "connect-all", "reconnect", "disconnect", "devlist", "discover", "identify"}
     | {"logpage", "flush", "dsm", "write-zeroes", "ns", "nsid", "hostnqn"}
+    | {"set", "paused", "resume", "fail"}
 )
 CHECK: Final = "check that an NVMe/TCP controller listens there"
 LIVE: Final = "{live} {nqn}"

@@ -207,12 +207,11 @@ OPTIONS: Final = (
         "-1",
     ),
     bad_usage(
-        "a finite controller loss timeout",
-        f"-l 600 {LIVE}",
-        "--ctrl-loss-tmo 600: a finite limit is not available yet: a lost controller is never "
-        "given up; give 0 or -1, or leave it out",
-        "ctrl_loss_tmo",
-        "600",
+        "a controller loss timeout out of range",
+        f"-l -2 {LIVE}",
+        "--ctrl-loss-tmo -2: out of range; give -1 or 0 to 4000000 seconds",
+        "ctrl_loss_tmo_s",
+        "-2",
     ),
     bad_usage(
         "a controller ID out of range",
@@ -237,12 +236,11 @@ OPTIONS: Final = (
         "",
     ),
     bad_usage(
-        "an option of a later version",
-        f"--fast-io-fail 5 {LIVE}",
-        "--fast-io-fail-tmo 5: not available yet: waiting I/O waits until the controller is back; "
-        "leave it out",
-        "fast_io_fail",
-        "5",
+        "a time that is no number",
+        f"--fast-io-fail soon {LIVE}",
+        "--fast-io-fail-tmo soon: not a number; give -1 or 0 to 4000000 seconds",
+        "fast_io_fail_s",
+        "soon",
     ),
     bad_usage(
         "an unknown option",
@@ -266,15 +264,6 @@ OPTIONS: Final = (
         kind="usage",
         field="command",
         value="frobnicate",
-    ),
-    Situation(
-        what="a command of a later version",
-        command="nvmecontrol paused",
-        code=64,
-        says="command paused: not available yet: lists what waits, and why; use a later version",
-        kind="usage",
-        field="command",
-        value="paused",
     ),
     _digest("--hdr_digests", "-g", "header"),
     _digest("--data_digests", "-G", "data"),

@@ -9,7 +9,7 @@ import click
 import pytest
 
 from nvmecontrol import options
-from nvmecontrol.cli import COMMANDS, NOT_YET, Session, cli
+from nvmecontrol.cli import COMMANDS, Session, cli
 from nvmecontrol.commands.connect import CNTLID_MAX
 from nvmecontrol.commands.io import MAX_RANGES
 from nvmf_host import config, discovery
@@ -53,17 +53,6 @@ def test_wrong_usage_is_one_line_and_64(arguments, line):
     outcome = run(*arguments.split())
 
     assert (64, "", f"{line}\n") == (outcome.code, outcome.out, outcome.err)
-
-
-@pytest.mark.parametrize("name", NOT_YET)
-def test_commands_of_later_versions_are_refused(name):
-    outcome = run(name, "nvme0")
-
-    assert outcome.code == 64
-    assert (
-        f"nvmecontrol: command {name}: not available yet: {NOT_YET[name]}; use a later version\n"
-        == outcome.err
-    )
 
 
 @pytest.mark.parametrize("arguments", ["--json nsid x", "nsid --json x", "nsid x --json"])
@@ -216,7 +205,9 @@ def test_defaults_and_ranges_in_help_texts_are_those_of_the_host():
     assert options.MAX_IO_QUEUES == config.MAX_IO_QUEUES
     assert options.MAX_QUEUE_ENTRIES == fabrics.MAX_QUEUE_ENTRIES
     assert options.MAX_KATO_S == config.MAX_KATO_S
+    assert f"[default: {connect_default('replay_limit_s'):g}]" in " ".join(text.split())
     assert options.MAX_DELAY_S == config.MAX_DELAY_S
+    assert options.MAX_LIMIT_S == config.MAX_LIMIT_S
     assert fabrics.CNTLID_MAX == CNTLID_MAX
     assert DsmRange.MAX_RANGES == MAX_RANGES
     assert "(port 8009" in run("discover", "--help").out

@@ -34,6 +34,13 @@ def test_connect_prints_the_name_of_the_device_alone():
         ("-l 0", {}),
         ("-l -1", {}),
         ("--ctrl-loss-tmo=-1", {}),
+        ("-l 600", {"ctrl_loss_tmo_s": 600.0}),
+        ("--ctrl-loss-tmo 0.5", {"ctrl_loss_tmo_s": 0.5}),
+        ("--fast-io-fail-tmo 0", {"fast_io_fail_s": 0.0}),
+        ("--fast_io_fail_tmo 5", {"fast_io_fail_s": 5.0}),
+        ("--fast-io-fail -1", {}),
+        ("--replay-limit 0", {"replay_limit_s": 0.0}),
+        ("--replay-limit 600", {}),
         ("-c static", {"cntlid": "static"}),
         ("--cntlid 0x10", {"cntlid": "16"}),
         ("-c dynamic", {}),
@@ -105,15 +112,15 @@ def test_refused_and_paused_namespaces_are_named_on_standard_error():
          "--cntlid 0xfff0: not a controller ID; give dynamic, static or 0 to 0xffef"),
         ("-F -d a:1 n", 64,
          "--flow_control: given together with --disable-sqflow; give one of them"),
-        ("-l 600 a:1 n", 64,
-         "--ctrl-loss-tmo 600: a finite limit is not available yet: a lost controller is never "
-         "given up; give 0 or -1, or leave it out"),
-        ("--fast-io-fail-tmo 5 a:1 n", 64,
-         "--fast-io-fail-tmo 5: not available yet: waiting I/O waits until the controller is "
-         "back; leave it out"),
-        ("--replay-limit 5 a:1 n", 64,
-         "--replay-limit 5: not available yet: waiting writes resume after an outage of any "
-         "length; leave it out"),
+        ("-l -2 a:1 n", 64, "--ctrl-loss-tmo -2: out of range; give -1 or 0 to 4000000 seconds"),
+        ("-l soon a:1 n", 64,
+         "--ctrl-loss-tmo soon: not a number; give -1 or 0 to 4000000 seconds"),
+        ("--fast-io-fail-tmo 4000001 a:1 n", 64,
+         "--fast-io-fail-tmo 4000001: out of range; give -1 or 0 to 4000000 seconds"),
+        ("--replay-limit -1 a:1 n", 64,
+         "--replay-limit -1: out of range; give 0 to 4000000 seconds"),
+        ("--fenced a:1 n", 64,
+         "--fenced: no such option; see `nvmecontrol connect --help`"),
         ("-W 1 a:1 n", 64,
          "--nr-write-queues 1: there are no queues for writes alone; use -i"),
         ("-P 1 a:1 n", 64, "--nr-poll-queues 1: there are no polled queues; use -i"),
@@ -205,14 +212,26 @@ def test_reconnect_takes_an_address_and_options():
     assert daemon.directories == ["/mnt/x"]
 
 
-def test_reconnect_fenced_is_not_available_yet():
-    outcome = run("reconnect", "--fenced", "nvme0")
+@pytest.mark.parametrize(
+    ("options", "fields"),
+    [
+        ("--fenced", {"fenced": True}),
+        # What was set stays, unless "never" is said.
+        ("-l 0", {"ctrl_loss_tmo_s": -1.0}),
+        ("-l -1", {"ctrl_loss_tmo_s": -1.0}),
+        ("-l 60", {"ctrl_loss_tmo_s": 60.0}),
+        ("--fast-io-fail-tmo -1", {"fast_io_fail_s": -1.0}),
+        ("--fast-io-fail-tmo 0", {"fast_io_fail_s": 0.0}),
+        ("--replay-limit 60", {"replay_limit_s": 60.0}),
+    ],
+)
+def test_reconnect_takes_limits_and_the_word_of_whoever_fenced(options, fields):
+    daemon = FakeDaemon({"reconnect": connected()})
 
-    assert outcome.code == 64
-    assert outcome.err == (
-        "nvmecontrol reconnect: --fenced: not available yet: what waits for the old controller "
-        "cannot be released by hand; leave it out\n"
-    )
+    outcome = run("reconnect", *options.split(), "nvme0", daemon=daemon)
+
+    assert (outcome.code, outcome.err) == (0, "")
+    assert [{"command": "reconnect", "device": "nvme0"} | fields] == daemon.requests
 
 
 def test_reconnect_says_what_does_not_go_on():

@@ -4,7 +4,7 @@ import attrs
 import pytest
 
 from nvmecontrol.text.sizes import human_bytes
-from nvmf_host.messages import DevlistResult, RefusedNamespace
+from nvmf_host.messages import DevlistResult, Parameter, RefusedNamespace
 from nvmf_host.state import ControllerState, NamespaceState
 
 from .fakes import FakeDaemon, controller, namespace, run
@@ -105,6 +105,70 @@ def test_whatever_is_not_as_it_should_be_is_said_with_its_cure():
  nvme5: Linux (disconnecting from TCP 192.0.2.1:4420)
 """
     )
+
+
+def test_what_is_about_to_happen_and_what_stands_in_the_way_is_said():
+    lost = controller(
+        state="lost",
+        since_s=12.9,
+        last_error="closed by the peer",
+        attempts=2,
+        next_attempt_s=3.25,
+        fails_fast_in_s=2.06,
+        gives_up_in_s=47.1,
+        fences=1,
+        namespaces=(
+            namespace(
+                state="held",
+                reason="connection lost: closed by the peer",
+                waiting_requests=2,
+                ambiguous_writes=1,
+                quarantined_ranges=1,
+                unflushed_bytes=3 << 19,
+            ),
+        ),
+    )
+    failing = controller(
+        name="nvme1", state="reconnecting", attempts=3, fails_fast_in_s=0.0, namespaces=()
+    )
+    live = controller(
+        name="nvme2",
+        fences=2,
+        namespaces=(namespace(name="nvme2ns1", quarantined_ranges=3, unflushed_bytes=512),),
+    )
+
+    outcome = devlist(lost, failing, live)
+
+    assert (
+        outcome.out
+        == """\
+ nvme0: Linux (disconnected for 12 seconds)
+          closed by the peer
+          attempts: 2; the next to 192.0.2.1:4420 in 3.2 seconds
+          waiting I/O fails in 2.1 seconds (fast I/O fail)
+          disconnected, and waiting I/O lost, in 47.1 seconds (controller loss timeout); \
+nvmecontrol set -l 0 nvme0 stops that
+          1 earlier connection may still execute writes; see nvmecontrol paused nvme0
+    nvme0ns1 (64MB) held, 2 requests waiting, 1 writes ambiguous, 1 range in quarantine, \
+1.5MB unflushed
+            connection lost: closed by the peer
+ nvme1: Linux (disconnected for 42 seconds)
+          attempts: 3; the next to 192.0.2.1:4420 is under way
+          I/O fails until the controller is back (fast I/O fail)
+ nvme2: Linux (connected via TCP 192.0.2.1:4420)
+          2 earlier connections may still execute writes; see nvmecontrol paused nvme2
+    nvme2ns1 (64MB) 3 ranges in quarantine, 512B unflushed
+"""
+    )
+
+
+def test_json_has_the_parameters_with_their_origin():
+    parameters = {"ctrl_loss_tmo_s": Parameter(value=60.0, origin="given")}
+
+    outcome = devlist(controller(parameters=parameters), arguments=["--json"])
+
+    [shown] = outcome.json["controllers"]
+    assert shown["parameters"] == {"ctrl_loss_tmo_s": {"value": 60.0, "origin": "given"}}
 
 
 @pytest.mark.parametrize("state", list(ControllerState))
