@@ -69,6 +69,8 @@ class IoEngine:
         self.log = CacheLog(lba_bytes)
         #: How often acknowledged writes were given up as lost: an fsync that spans one must fail.
         self.losses = 0
+        #: How many ambiguous writes were sent again, and acknowledged.
+        self.replayed = 0
         self._volatile = False
         #: An association was lost since the log was last held against the medium.
         self.unverified = False
@@ -291,6 +293,7 @@ class IoEngine:
         if request.kind in CHANGES:
             self._remember(request, known=request.kind is not Kind.DEALLOCATE)
             if request.ambiguous:
+                self.replayed += 1
                 self._interrupted.pop(request.order, None)
                 self.settle(request.order)
         elif request.kind is Kind.FLUSH:

@@ -302,6 +302,8 @@ class Namespace:
             ambiguous_writes=len(self.engine.ambiguous),
             quarantined_ranges=len(self.quarantine),
             unflushed_bytes=self.engine.log.held_bytes,
+            replayed_writes=self.engine.replayed,
+            quarantined_writes=self.quarantine.total,
         )
 
     # Internals.

@@ -34,6 +34,8 @@ class Quarantine:
 
     def __init__(self, lock: RangeLock) -> None:
         self._lock = lock
+        #: How many ranges were ever in quarantine.
+        self.total = 0
         self._held: dict[Held, list[Fence]] = {}
         self._heir: tuple[Quarantine, Fences] | None = None
 
@@ -79,6 +81,7 @@ class Quarantine:
     def _settle(self, held: Held, fences: list[Fence]) -> None:
         if any(fence.stands for fence in fences):
             self._held[held] = fences
+            self.total += 1
             self._lock.quarantine(held)
             if self._heir is not None:
                 self._pass_on(Quarantined(held.start, held.end - held.start, tuple(fences)))

@@ -33,6 +33,10 @@ class NamespaceInfo:
     quarantined_ranges: int = 0
     #: Bytes that are remembered because no completed Flush covers them.
     unflushed_bytes: int = 0
+    #: Since it was first live: writes that were lost with an association and sent again with
+    #: success, and ranges that were put into quarantine.
+    replayed_writes: int = 0
+    quarantined_writes: int = 0
 
 
 @attrs.frozen(kw_only=True)
