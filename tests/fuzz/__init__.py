@@ -1,0 +1,1 @@
+"""Hostile peers: harnesses that a fuzzer drives; see `run`."""
