@@ -5,7 +5,7 @@ BIN := .venv/bin
 # For example: make test ARGS="-k digest -x"
 ARGS :=
 
-.PHONY: help install check format test coverage interop interop-full demo clean
+.PHONY: help install check format test coverage interop interop-full fuzz fuzz-short sim sim-mutations demo clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,6 +38,20 @@ interop: ## against Linux kernels in qemu, short: 8 MiB, two digest modes
 interop-full: ## the whole matrix: Linux 6.12 and 6.1, 512 B and 4096 B, all digest modes
 	@scripts/bootstrap peers
 	INTEROP_MIB=$${INTEROP_MIB:-32} $(BIN)/pytest tests/interop -m peer $(ARGS)
+
+fuzz: install ## hostile peers for an hour, by coverage
+	$(BIN)/python -m tests.fuzz.run --seconds 3600 $(ARGS)
+
+fuzz-short: install ## the same for two minutes, with the same seed every time
+	$(BIN)/python -m tests.fuzz.run --seconds 120 --seed 1 $(ARGS)
+
+sim: ## 10,000 scenarios of faults against the whole host and controller, in memory
+	@scripts/bootstrap test
+	$(BIN)/python -m tests.sim --scenarios 10000 --workers 2 $(ARGS)
+
+sim-mutations: ## that the simulation finds what is broken on purpose
+	@scripts/bootstrap test
+	$(BIN)/python -m tests.sim.mutations $(ARGS)
 
 demo: install ## mount a namespace, lose the controller, get it back
 	@scripts/demo
