@@ -10,7 +10,6 @@ from functools import partial
 from typing import Final
 
 import attrs
-import trio
 
 from nvmf_transport.errors import (
     CommandError,
@@ -32,6 +31,7 @@ from .io_request import IoRequest, Kind, Opener
 from .messages import NamespaceInfo
 from .quarantine import Quarantine
 from .range_lock import Held
+from .relief import Relief
 from .scan import NamespaceDescription
 from .state import NamespaceState
 from .verdict import SubsystemIdentity
@@ -74,9 +74,13 @@ class Namespace:
         #: The name of the node that shows the same bytes over another path, and came first.
         self.same_as: str | None = None
         self.line = ChangeLine()
-        self._relief: trio.Event | None = None
-        #: What the scan has found in its place, where it is paused because of that.
+        self._relief = Relief()
+        #: What the last scan has found in its place; None while it is being identified.
         self.offered: NamespaceDescription | None = None
+        #: Set while what was lost of a volatile cache is being written again, by hand.
+        self.rewriting = False
+        #: Of associations that such writes were lost with.
+        self.rewrite_fences: list[Fence] = []
         #: The subsystem that it belongs to; set when it is first live.
         self.subsystem: SubsystemIdentity | None = None
 
@@ -108,6 +112,11 @@ class Namespace:
     def last_error(self) -> str:
         """What failed last, or why I/O waits."""
         return self.engine.reason or self.engine.last_error
+
+    @property
+    def losses(self) -> int:
+        """How often acknowledged writes were given up as lost; an fsync that spans one fails."""
+        return self.engine.losses
 
     @property
     def can_flush(self) -> bool:
@@ -173,7 +182,7 @@ class Namespace:
             with self.line.holding(held, request):
                 await self.engine.perform(request)
         if self.engine.log.is_full:
-            await self._relieve()
+            await self._relieve(opener)
         return length
 
     async def flush(self, *, opener: Opener | None = None) -> None:
@@ -242,7 +251,11 @@ class Namespace:
         self.line.fail_all(NamespaceGoneError(f"{self.name}: {reason}"))
 
     def fail_fast(self, reason: str) -> None:
-        """What waits fails, and so does what comes, until the namespace resumes."""
+        """What waits fails, and so does what comes, until the namespace resumes; not where it is
+        live.
+        """
+        if self.state is NamespaceState.LIVE:
+            return
         self.engine.fail_fast(reason)
         self.line.fail_all(NotConnectedError(f"{self.name}: {reason}"))
 
@@ -273,6 +286,7 @@ class Namespace:
             Wait(queued.request, queued.reason, quarantined=queued.stuck)
             for queued in self.line.queued()
         ]
+        found += [Wait(request, "waits for a Flush") for request in self._relief.waiting()]
         return sorted(found, key=lambda wait: wait.request.order)
 
     def kill(self, request: IoRequest) -> None:
@@ -280,6 +294,7 @@ class Namespace:
         error = KilledError(f"{self.name}: whoever waited has been killed")
         self.engine.kill(request, error)
         self.line.fail(request, error)
+        self._relief.kill(request)
 
     def info(self) -> NamespaceInfo:
         """What `devlist` and the extended attributes show."""
@@ -372,21 +387,15 @@ class Namespace:
         with self.line.holding(held, request):
             await self.engine.perform(request)
 
-    async def _relieve(self) -> None:
+    async def _relieve(self, opener: Opener | None) -> None:
         """Flushes, because no more of what is unflushed can be remembered."""
-        if self._relief is not None:
-            await self._relief.wait()
-            return
-        self._relief = trio.Event()
+        request = IoRequest(Kind.FLUSH, self.engine.next_order(), opener=opener)
         try:
-            await self.flush()
+            await self._relief.join(request, lambda: self.flush(opener=opener))
         except (CommandError, DataDigestError) as error:
             # The write itself was acknowledged.  What was remembered must go, and with it the proof
             # that it is still there: whoever asks for durability is told.
             self.engine.give_up_unflushed(f"{self.name}: unflushed writes were forgotten: {error}")
-        finally:
-            self._relief.set()
-            self._relief = None
 
     async def _enter(self, request: IoRequest) -> Held:
         self.engine.check()
