@@ -3,12 +3,18 @@
 import logging
 from typing import TYPE_CHECKING
 
-from nvmf_transport.errors import BusyError, CommandError, ConfigError, DataDigestError
+from nvmf_transport.errors import (
+    BusyError,
+    CommandError,
+    ConfigError,
+    DataDigestError,
+    NotConnectedError,
+)
 
 from .association import Association
 from .namespace import Namespace
 from .roster import Roster
-from .state import NamespaceState, PauseCause
+from .state import ControllerState, NamespaceState, PauseCause
 from .verification import compare, rewrite
 
 if TYPE_CHECKING:
@@ -23,6 +29,8 @@ async def resume(
     """Lets a paused namespace go on.  Raises `BusyError`, `ConfigError`, what commands raise."""
     association = controller.live_association()
     engine = namespace.engine
+    if controller.state is not ControllerState.LIVE:
+        raise BusyError("its namespaces are being identified", field="device", value=namespace.name)
     if engine.state is not NamespaceState.PAUSED:
         raise BusyError(
             f"it is {engine.state.value}, not paused; there is nothing to resume",
@@ -33,27 +41,57 @@ async def resume(
         raise ConfigError(
             "give one of --rewrite and --accept", field="device", value=namespace.name
         )
-    match engine.cause:
-        case PauseCause.MISSING:
-            raise BusyError(f"{engine.reason}", field="device", value=namespace.name)
+    cause = engine.cause
+    if cause is PauseCause.MISSING:
+        raise BusyError(f"{engine.reason}", field="device", value=namespace.name)
+    if namespace.offered is None:
+        raise BusyError("it is being identified", field="device", value=namespace.name)
+    match cause:
         case PauseCause.IDENTITY:
             _require(accept, namespace, "--accept", "takes it for the same namespace")
             _accept_identity(namespace, association)
         case PauseCause.UNFLUSHED_LOST if rewrite_lost:
-            await rewrite(
-                controller.roster.path(namespace, association), engine.log, namespace.lba_bytes
-            )
-            engine.unverified = False
+            await _rewrite(controller.roster, namespace, association)
         case PauseCause.UNFLUSHED_LOST:
             _require(accept, namespace, "--rewrite or --accept", "writes again, or gives up")
             engine.give_up_unflushed("acknowledged writes that were not flushed were given up")
         case PauseCause.REPLAY_LIMIT:
             # Whoever says so has looked.
             engine.lost_at = None
-    if engine.state is NamespaceState.PAUSED and association.error is None:
-        log.warning("%s: resumed by hand (%s)", namespace.name, engine.cause.value)
-        controller.roster.let_go(namespace, association)
-        await verify(controller.roster, association)
+    log.warning("%s: resumed by hand (%s)", namespace.name, cause.value)
+    controller.roster.let_go(namespace, association)
+    await verify(controller.roster, association)
+
+
+async def _rewrite(roster: Roster, namespace: Namespace, association: Association) -> None:
+    engine, offered = namespace.engine, namespace.offered
+    if namespace.rewriting:
+        # Two of them would write over each other's, and over what goes on after the first.
+        raise BusyError("it is being written again already", field="device", value=namespace.name)
+
+    def check() -> None:
+        if association.error is not None:
+            raise NotConnectedError(f"the connection was lost: {association.error}")
+        if (
+            engine.state is not NamespaceState.PAUSED
+            or engine.cause is not PauseCause.UNFLUSHED_LOST
+            or namespace.offered is not offered
+        ):
+            raise BusyError(
+                "it has changed meanwhile; look again", field="device", value=namespace.name
+            )
+
+    namespace.rewriting = True
+    path = roster.path(namespace, association)
+    try:
+        await rewrite(path, engine.log, engine.unknown, namespace.lba_bytes, check)
+        check()
+    finally:
+        namespace.rewriting = False
+        if association.error is not None:
+            # What was under way may land for as long as the old controller can execute it.
+            namespace.rewrite_fences.append(association.fence)
+    engine.unverified = False
 
 
 def _require(given: bool, namespace: Namespace, option: str, effect: str) -> None:
@@ -67,7 +105,7 @@ def _require(given: bool, namespace: Namespace, option: str, effect: str) -> Non
 
 def _accept_identity(namespace: Namespace, association: Association) -> None:
     offered = namespace.offered
-    assert offered is not None
+    assert offered is not None, "asked before"
     if offered.lba_bytes != namespace.lba_bytes:
         raise ConfigError(
             f"its LBA size is {offered.lba_bytes}, was {namespace.lba_bytes}: what waits cannot be "
@@ -88,21 +126,26 @@ async def verify(roster: Roster, association: Association) -> None:
     """
     for nsid, namespace in sorted(roster.unverified.items()):
         engine = namespace.engine
+        again, where = "", ""
         try:
             differences = await compare(
                 roster.path(namespace, association),
                 engine.log,
-                engine.ambiguous,
+                engine.unknown,
                 namespace.lba_bytes,
             )
-            where = ", ".join(str(difference) for difference in differences)
         except (CommandError, DataDigestError) as error:
-            where = f"LBAs that cannot be read back ({error})"
+            again = f"what was not flushed could not be read back yet: {error}"
+        else:
+            where = ", ".join(str(difference) for difference in differences)
         # It may have been held, or looked at anew, meanwhile.
         if roster.unverified.get(nsid) is not namespace or association.error is not None:
             continue
         del roster.unverified[nsid]
-        if where:
+        if again:
+            engine.hold(again)
+            engine.recheck(again)
+        elif where:
             roster.pause_for_loss(namespace, where)
         else:
             engine.unverified = False

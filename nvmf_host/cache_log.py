@@ -4,17 +4,17 @@ A controller that loses power, or is started anew, may lose what it acknowledged
 flushed, and says nothing.  So the host remembers the data (references, no copies of what cannot
 change) until a Flush completes, and after a reconnection compares it with what the medium has,
 before any I/O goes on.  Of several changes to an LBA the newest counts; deallocated LBAs may read
-as anything, and LBAs of changes whose outcome is unknown are compared with nothing.
+as anything.  A change whose outcome is unknown leaves its LBAs as it wanted them, or as they were:
+both are right, and anything else is a loss as elsewhere.
 """
 
+import enum
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final
 
 import attrs
-
-from nvmf_transport.wire import Buffer
 
 #: With more than this remembered, the namespace is flushed.
 MAX_BYTES: Final = 64 << 20
@@ -22,19 +22,41 @@ MAX_BYTES: Final = 64 << 20
 _MAX_ENTRIES: Final = 65536
 
 
+class Effect(enum.Enum):
+    """What a change has done to its LBAs."""
+
+    #: They have its data.
+    SURE = enum.auto()
+    #: They have its data, or what they had before.
+    PERHAPS = enum.auto()
+    #: They read as anything.
+    ANYTHING = enum.auto()
+
+
 @attrs.frozen(eq=False)
 class Written:
-    """One acknowledged change; `data` is None for zeroes, and not `known` for deallocated LBAs."""
+    """A change; `data` is None for zeroes."""
 
     slba: int
     nlb: int
     data: memoryview | None = None
-    known: bool = True
+    effect: Effect = Effect.SURE
 
     @property
     def end(self) -> int:
         """The LBA after the last."""
         return self.slba + self.nlb
+
+    def covers(self, lba: int) -> bool:
+        """True where it changes this LBA."""
+        return self.slba <= lba < self.end
+
+    def leaves(self, lba: int, found: memoryview) -> bool:
+        """True where `found` is what this change makes of `lba`."""
+        if self.data is None:
+            return not any(found)
+        start = (lba - self.slba) * len(found)
+        return self.data[start : start + len(found)] == found
 
 
 @attrs.frozen
@@ -64,15 +86,14 @@ class CacheLog:
         """True where it is time for a Flush."""
         return self.held_bytes > MAX_BYTES or len(self._entries) > _MAX_ENTRIES
 
-    def add(self, slba: int, nlb: int, data: Buffer | None, *, known: bool = True) -> None:
-        """A change was acknowledged.  `data` is copied unless it can be seen not to change."""
-        view = None
+    def add(self, change: Written) -> None:
+        """A change has an outcome.  Its data is copied unless it can be seen not to change."""
+        data = change.data
         if data is not None:
-            view = memoryview(data)
-            if not view.readonly:
-                view = memoryview(bytes(view))
-            self.held_bytes += len(view)
-        self._entries.append(Written(slba, nlb, view, known))
+            if not data.readonly:
+                change = attrs.evolve(change, data=memoryview(bytes(data)))
+            self.held_bytes += len(data)
+        self._entries.append(change)
 
     def mark(self) -> int:
         """What a Flush that is sent now will cover."""
@@ -90,21 +111,42 @@ class CacheLog:
         """Nothing is held against the medium any more."""
         self.flushed(self.mark())
 
-    def expected(self, unknown: Iterable[tuple[int, int]]) -> list[Expected]:
-        """What the medium must have, the newest of each LBA; (SLBA, LBAs) `unknown` left out."""
+    def expected(self) -> list[Expected]:
+        """What the medium must have, the newest of each LBA; see `admits` for what it may have."""
         covered = _Cover()
-        for slba, nlb in unknown:
-            covered.take(slba, slba + nlb)
         found: list[Expected] = []
         for entry in reversed(self._entries):
+            if entry.effect is Effect.PERHAPS:
+                continue
             for start, end in covered.take(entry.slba, entry.end):
-                if entry.known:
+                if entry.effect is Effect.SURE:
                     found.append(Expected(start, end - start, self._slice(entry, start, end)))
         return sorted(found, key=lambda one: one.slba)
 
-    def in_order(self) -> Iterator[Written]:
-        """What to write to make the medium what it was, oldest first."""
-        return (entry for entry in list(self._entries) if entry.known)
+    def doubts(self, unknown: Iterable[Written], slba: int, nlb: int) -> list[Written]:
+        """What may have changed these LBAs, or may not, newest first: what `admits` needs.
+
+        `unknown` are changes under way, newer than all that is remembered.
+        """
+        changes = [*self._entries, *unknown]
+        if not any(
+            one.effect is not Effect.SURE and one.slba < slba + nlb and slba < one.end
+            for one in changes
+        ):
+            return []
+        return [one for one in reversed(changes) if one.slba < slba + nlb and slba < one.end]
+
+    @staticmethod
+    def admits(doubts: Iterable[Written], lba: int, found: memoryview) -> bool:
+        """True where an LBA that is not as `expected` is as one in doubt may have left it."""
+        for one in doubts:
+            if not one.covers(lba):
+                continue
+            if one.effect is Effect.ANYTHING or one.leaves(lba, found):
+                return True
+            if one.effect is Effect.SURE:
+                return False
+        return False
 
     def _slice(self, entry: Written, start: int, end: int) -> memoryview | None:
         if entry.data is None:

@@ -24,7 +24,7 @@ from nvmf_transport.errors import (
 )
 from nvmf_transport.status import INVALID_NAMESPACE, Status
 
-from .cache_log import CacheLog
+from .cache_log import CacheLog, Written
 from .io_path import IoPath
 from .io_request import CHANGES, IoRequest, Kind
 from .policy import (
@@ -62,7 +62,6 @@ class IoEngine:
         self._ambiguous: dict[int, IoRequest] = {}
         #: Those that were ambiguous when the namespace went, until they are acknowledged after all.
         self._interrupted: dict[int, IoRequest] = {}
-        self._gone = trio.Event()
         #: Why requests fail rather than wait, "" where they wait.
         self._failing = ""
         #: What was acknowledged and may be in a volatile cache still.
@@ -71,7 +70,6 @@ class IoEngine:
         self.losses = 0
         #: How many ambiguous writes were sent again, and acknowledged.
         self.replayed = 0
-        self._volatile = False
         #: An association was lost since the log was last held against the medium.
         self.unverified = False
         #: When the namespace lost its path, None while it has one.
@@ -92,8 +90,12 @@ class IoEngine:
     @property
     def ambiguous(self) -> list[tuple[int, int]]:
         """(SLBA, LBAs) of the ambiguous writes."""
-        requests = self._interrupted | self._ambiguous
-        return [(request.slba, request.nlb) for request in requests.values()]
+        return [span for request in self._undecided() for span in request.spans()]
+
+    @property
+    def unknown(self) -> list[Written]:
+        """What the ambiguous writes may have changed, or may not, oldest first."""
+        return [change for request in self._undecided() for change in request.changes(known=False)]
 
     @property
     def dirty(self) -> bool:
@@ -118,9 +120,13 @@ class IoEngine:
 
     def kill(self, request: IoRequest, error: Exception) -> None:
         """Ends the wait for a request with `error`."""
-        if request in self._active:
+        if request in self._active and not request.finished:
             self._waiting.pop(request.order, None)
             request.abandon(error)
+
+    def recheck(self, reason: str) -> None:
+        """Asks for the namespace to be identified, then resumed again, after a while."""
+        self._on_recheck(reason)
 
     def next_order(self) -> int:
         """The place of a new request in the order of arrival."""
@@ -139,9 +145,10 @@ class IoEngine:
     def fail_fast(self, reason: str) -> None:
         """Fails what waits and what comes, until the namespace resumes."""
         self._failing = reason
-        waiting, self._waiting = self._waiting, {}
-        for order in sorted(waiting):
-            waiting[order].fail(NotConnectedError(f"{self._name}: {reason}"))
+        self._waiting.clear()
+        for request in self._unfinished():
+            # One that is outstanding may be so until the association has been taken down.
+            request.abandon(NotConnectedError(f"{self._name}: {reason}"))
 
     def check(self) -> None:
         """Raises where a request would fail at once."""
@@ -163,7 +170,6 @@ class IoEngine:
         self._path = path
         self._failing = ""
         self.lost_at = None
-        self._volatile = path.can_flush
         if self._ambiguous:
             self.reason = "writes that were interrupted are being sent again"
             self._move(_S.REPLAYING)
@@ -177,6 +183,8 @@ class IoEngine:
     def pause(self, reason: str, cause: PauseCause) -> None:
         """Lets I/O of a held namespace wait for a hand."""
         self._move(_S.PAUSED)
+        # Whatever is at its NSID now, nothing more is sent there.
+        self._path = None
         self.reason = reason
         self.cause = cause
 
@@ -186,12 +194,12 @@ class IoEngine:
             return
         self._move(_S.GONE)
         self.reason = reason
-        self._gone.set()
         # Failing them does not settle what became of them.
         self._interrupted = dict(self._ambiguous)
-        waiting, self._waiting = self._waiting, {}
-        for order in sorted(waiting):
-            waiting[order].fail(NamespaceGoneError(f"{self._name}: {reason}"))
+        self._waiting.clear()
+        for request in self._unfinished():
+            if not request.outstanding:
+                request.fail(NamespaceGoneError(f"{self._name}: {reason}"))
 
     # What a request goes through.
 
@@ -206,9 +214,10 @@ class IoEngine:
             return await self._perform(request)
         except BaseException:
             self._waiting.pop(request.order, None)
+            # Of an unaligned write this is another request, where it was reading again.
+            interrupted = self._ambiguous.get(request.order, request)
             self.settle(request.order)
-            if request.path is not None:
-                self._remember(request, known=False)
+            self._remember(interrupted, known=False)
             raise
         finally:
             del self._active[request]
@@ -263,8 +272,12 @@ class IoEngine:
                     crdt_s = path.crdt_s if path is not None else (0.0, 0.0, 0.0)
                     # The last try is made when the time is up, whatever delay the controller asks.
                     retry_at = min(now + retry_delay_s(status, delayed, crdt_s), give_up_at)
+                    request.finished = False
                     with trio.move_on_at(retry_at):
-                        await self._gone.wait()
+                        # Nothing is outstanding: only being failed or killed ends this early.
+                        await request.wait()
+                        assert request.error is not None
+                        raise request.error
                     delayed += 1
                 case Action.WAIT if rechecks < _MAX_RECHECKS or (
                     status.code != INVALID_NAMESPACE.code
@@ -291,7 +304,7 @@ class IoEngine:
 
     def _acknowledge(self, request: IoRequest, mark: int) -> None:
         if request.kind in CHANGES:
-            self._remember(request, known=request.kind is not Kind.DEALLOCATE)
+            self._remember(request, known=True)
             if request.ambiguous:
                 self.replayed += 1
                 self._interrupted.pop(request.order, None)
@@ -300,13 +313,14 @@ class IoEngine:
             self.log.flushed(mark)
 
     def _remember(self, request: IoRequest, *, known: bool) -> None:
-        """A change has an outcome: this data, or, not `known`, who knows what."""
-        if self._volatile and request.kind in CHANGES:
-            if known and request.fua and not len(self.log):
-                # On the medium, and there is nothing older that it would have to supersede.
-                return
-            data = request.data if known else None
-            self.log.add(request.slba, request.nlb, data, known=known)
+        """A change has an outcome: this data, or, not `known`, this or what was there before."""
+        if request.path is None or not request.path.can_flush or request.kind not in CHANGES:
+            return
+        if known and request.fua and not len(self.log):
+            # On the medium, and there is nothing older that it would have to supersede.
+            return
+        for change in request.changes(known=known):
+            self.log.add(change)
 
     def give_up_unflushed(self, why: str) -> None:
         """Acknowledged writes are lost, or may be: the next fsync of whoever wrote fails."""
@@ -317,7 +331,7 @@ class IoEngine:
 
     def _go_live(self) -> None:
         self._move(_S.LIVE)
-        self.reason = ""
+        self.reason = self._failing = ""
         path = self._path
         assert path is not None
         for order in sorted(self._waiting):
@@ -328,6 +342,17 @@ class IoEngine:
     def _fail(self, request: IoRequest, error: Exception) -> None:
         self.last_error = str(error)
         raise error
+
+    def _unfinished(self) -> list[IoRequest]:
+        """Requests whose attempt, or whose wait for one, has not ended."""
+        return sorted(
+            (request for request in self._active if not request.finished),
+            key=lambda request: request.order,
+        )
+
+    def _undecided(self) -> list[IoRequest]:
+        requests = self._interrupted | self._ambiguous
+        return [requests[order] for order in sorted(requests)]
 
     def _describe(self, request: IoRequest, what: str = "") -> str:
         where = f" of LBAs {request.slba}+{request.nlb}" if request.nlb else ""

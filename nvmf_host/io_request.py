@@ -13,6 +13,7 @@ import trio
 from nvmf_transport.nvme import NvmOpcode
 from nvmf_transport.wire import Buffer
 
+from .cache_log import Effect, Written
 from .fencing import Fence
 from .io_path import IoPath, dsm_sqe, io_sqe, pack_dsm_ranges, rw_cdw12
 from .qpair import Command
@@ -119,6 +120,19 @@ class IoRequest:
         self.error: Exception | None = None
         self.task: trio.lowlevel.Task | None = None
         self.on_idle: Callable[[], None] | None = None
+
+    def spans(self) -> list[tuple[int, int]]:
+        """(SLBA, LBAs) that it changes: `slba` and `nlb` are the hull of a deallocation's."""
+        if self.kind is Kind.DEALLOCATE:
+            return self.ranges or []
+        return [(self.slba, self.nlb)]
+
+    def changes(self, *, known: bool) -> list[Written]:
+        """What it has changed, or, not `known`, may have."""
+        if self.kind is Kind.DEALLOCATE:
+            return [Written(slba, nlb, effect=Effect.ANYTHING) for slba, nlb in self.spans()]
+        effect = Effect.SURE if known else Effect.PERHAPS
+        return [Written(self.slba, self.nlb, self.data, effect)]
 
     def start(self, path: IoPath) -> None:
         """Sends the commands of this request; may finish at once."""

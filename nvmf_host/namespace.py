@@ -251,8 +251,7 @@ class Namespace:
         self.line.fail_all(NamespaceGoneError(f"{self.name}: {reason}"))
 
     def fail_fast(self, reason: str) -> None:
-        """What waits fails, and so does what comes, until the namespace resumes; not where it is
-        live.
+        """What waits fails, and so does what comes, until the namespace resumes, if it is not live.
         """
         if self.state is NamespaceState.LIVE:
             return

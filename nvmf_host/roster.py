@@ -10,6 +10,7 @@ from collections.abc import Callable
 import trio
 
 from .association import Association
+from .fencing import when_all_lifted
 from .io_path import IoPath
 from .namespace import Namespace
 from .scan import NamespaceDescription, Refused, Scan
@@ -48,6 +49,7 @@ class Roster:
         """
         for namespace in self._those(nsids):
             self.unverified.pop(namespace.nsid, None)
+            namespace.offered = None
             if namespace.engine.state is not _S.PAUSED:
                 namespace.engine.hold(reason)
                 self._on_changed(namespace)
@@ -165,7 +167,14 @@ class Roster:
         """A namespace that is to go on does, unless its medium has to be looked at first."""
         # One that nobody held is live, and goes on with what is new about it.
         namespace.engine.hold("being identified")
-        if namespace.engine.unverified:
+        fences = [fence for fence in namespace.rewrite_fences if fence.stands]
+        if fences:
+            # Nothing holds their LBAs against what has been waiting since before them.
+            namespace.engine.hold(
+                "old copies of what was written again may still land; waits for the old controller"
+            )
+            when_all_lifted(fences, lambda: namespace.engine.recheck("the old controller stopped"))
+        elif namespace.engine.unverified:
             namespace.engine.hold("what was written and not flushed is compared with the medium")
             self.unverified[namespace.nsid] = namespace
         else:
