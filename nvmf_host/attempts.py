@@ -1,6 +1,8 @@
 """When the next attempt to connect is due, and who waits for how it ends."""
 
+import math
 import random
+from collections.abc import Callable
 from typing import Final
 
 import trio
@@ -21,6 +23,7 @@ class Attempts:
         self.next_at: float | None = None
         self._random = randomness or random.Random()  # noqa: S311 - it spreads load, no more
         self._wanted = trio.Event()
+        self._changed = trio.Event()
         self._result = _Result()
 
     def lost(self) -> None:
@@ -30,26 +33,37 @@ class Attempts:
     def want(self) -> None:
         """Somebody asks for the next attempt now."""
         self._wanted.set()
+        self._changed.set()
 
     async def outcome(self) -> None:
         """Waits for the end of the next attempt; raises its error."""
         await self._result.get()
 
-    async def wait_for_turn(self, longest_delay_s: float, *, refused: bool = False) -> None:
-        """Waits until the next attempt is due, or wanted; 0: until it is wanted.
+    def look(self) -> None:
+        """The longest delay may have changed."""
+        self._changed.set()
+
+    async def wait_for_turn(
+        self, longest_delay_s: Callable[[], float], *, refused: bool = False
+    ) -> None:
+        """Waits until the next attempt is due, or wanted; a delay of 0: until it is wanted.
 
         A controller that `refused` the last one is asked less and less often, down to once a
         minute: it has to be configured before it will not.
         """
-        if longest_delay_s:
-            longest_s = max(longest_delay_s, _REFUSED_DELAY_S) if refused else longest_delay_s
-            delay_s = self._delay_s(longest_s)
-            self.next_at = trio.current_time() + delay_s
-            with trio.move_on_at(self.next_at):
-                await self._wanted.wait()
-            self.next_at = None
-        else:
-            await self._wanted.wait()
+        began_at = trio.current_time()
+        chance = self._random.random()
+        while not self._wanted.is_set():
+            self._changed = trio.Event()
+            longest_s = longest_delay_s()
+            if longest_s and refused:
+                longest_s = max(longest_s, _REFUSED_DELAY_S)
+            self.next_at = began_at + self._delay_s(longest_s, chance) if longest_s else None
+            with trio.move_on_at(self.next_at or math.inf) as waited:
+                await self._changed.wait()
+            if waited.cancelled_caught:
+                break
+        self.next_at = None
 
     def begin(self) -> None:
         """An attempt begins: a wish from now on is for the one after it."""
@@ -62,11 +76,11 @@ class Attempts:
         result, self._result = self._result, _Result()
         result.set(error)
 
-    def _delay_s(self, longest_s: float) -> float:
+    def _delay_s(self, longest_s: float, chance: float) -> float:
         if self.count == 0:
             return 0.0
         delay_s = min(_FIRST_DELAY_S * float(1 << min(self.count - 1, 20)), longest_s)
-        return delay_s * (1 - _JITTER * self._random.random())
+        return delay_s * (1 - _JITTER * chance)
 
 
 class _Result:

@@ -21,6 +21,7 @@ from nvmf_transport.errors import (
     TransportError,
 )
 from nvmf_transport.interfaces import Transport
+from nvmf_transport.status import AUTHENTICATION_REQUIRED
 
 from .association import Association, open_association
 from .attempts import Attempts
@@ -73,7 +74,7 @@ class Controller:
         self.last_association: Association | None = None
         self.associations = 0
         #: Of ended associations whose controllers may still execute commands.
-        self.fences = Fences()
+        self.fences = Fences(self._wake)
         self.last_error = self._warned = ""
         self.since = trio.current_time()
         self.attempts = Attempts()
@@ -154,6 +155,7 @@ class Controller:
         """Parameters that need no new association; they hold from now on."""
         self.params = params
         self.outage.look()
+        self.attempts.look()
         self._on_changed(None)
 
     def vouch(self) -> None:
@@ -200,8 +202,9 @@ class Controller:
                 self._move(_S.CLOSING)
                 break
             self._lost(error)
-            refused = isinstance(error, ConnectRejectedError)
-            await self.attempts.wait_for_turn(self.params.reconnect_delay_s, refused=refused)
+            await self.attempts.wait_for_turn(
+                lambda: self.params.reconnect_delay_s, refused=_is_final(error)
+            )
 
     async def _attempt(self) -> NvmfError | None:
         """One attempt, and the life of the association that it makes; returns why that ended."""
@@ -283,7 +286,11 @@ class Controller:
         with single_error():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(
-                    reset_others, association.admin, association.controller, self.fences
+                    reset_others,
+                    association.admin,
+                    association.controller,
+                    association.fence,
+                    self.fences,
                 )
                 await self._act_on_wishes(association)
                 nursery.cancel_scope.cancel()
@@ -355,6 +362,9 @@ class Controller:
 
     # Called from below, synchronously.
 
+    def _wake(self) -> None:
+        self._wishes.set()
+
     def _association_failed(self, error: NvmfError) -> None:
         self.last_error = str(error)
         self._failed_at = trio.current_time()
@@ -414,6 +424,7 @@ class Controller:
         self._move(_S.LOST)
 
     def _end(self) -> None:
+        self.fences.look(trio.current_time())
         self.problems += unsettled(
             self.roster.namespaces.values(), flushed=self.state is _S.CLOSING
         )
@@ -429,3 +440,10 @@ class Controller:
         self.state = moved(CONTROLLER_TRANSITIONS, self.state, new)
         self.since = trio.current_time()
         self._on_changed(None)
+
+
+def _is_final(error: NvmfError | None) -> bool:
+    """True where the controller has to be configured before it takes this host."""
+    return isinstance(error, ConnectRejectedError) and (
+        error.status.dnr or error.status.code == AUTHENTICATION_REQUIRED.code
+    )

@@ -12,7 +12,7 @@ from nvmf_transport.errors import CommandError, NvmfError
 from nvmf_transport.identify import IdentifyController
 
 from . import admin
-from .fencing import Fences
+from .fencing import Fence, Fences
 from .qpair import HostQueue
 
 log = logging.getLogger(__name__)
@@ -26,12 +26,18 @@ def is_offered(controller: IdentifyController) -> bool:
     return bool(controller.ciu and controller.cirn)
 
 
-async def reset_others(queue: HostQueue, controller: IdentifyController, fences: Fences) -> None:
-    """Stops every controller whose fence stands and that can be named; never raises."""
+async def reset_others(
+    queue: HostQueue, controller: IdentifyController, own: Fence, fences: Fences
+) -> None:
+    """Stops every controller whose fence stands and that can be named; never raises.
+
+    `own` is that of the association this goes over: a controller that names itself as it was named
+    before is not told to stop itself.
+    """
     if not is_offered(controller):
         return
     for fence in fences.standing():
-        if not fence.ciu or not fence.cirn:
+        if not fence.ciu or not fence.cirn or fence.names_the_same(own):
             continue
         command = admin.sqe(
             _OPCODE,

@@ -43,6 +43,7 @@ class Fence:
     #: How it was lifted, "" while it stands.
     lifted: str = ""
     _callbacks: list[Callable[[], None]] = attrs.field(init=False, factory=list)
+    _on_ended: list[Callable[[], None]] = attrs.field(init=False, factory=list)
 
     @property
     def stands(self) -> bool:
@@ -56,10 +57,21 @@ class Fence:
             return None
         return (_PERIODS_TBKAS if self.traffic_based else _PERIODS) * self.kato_s + self.cqt_s
 
+    def names_the_same(self, other: "Fence") -> bool:
+        """True where Cross-Controller Reset cannot tell the two controllers apart."""
+        return (self.cntlid, self.ciu, self.cirn) == (other.cntlid, other.ciu, other.cirn)
+
     def association_ended(self, last_byte_at: float) -> None:
         """Starts the clock; `last_byte_at` is when the last byte can have left."""
         wait_s = self.wait_s
         self.lifts_at = None if wait_s is None else last_byte_at + wait_s
+        callbacks, self._on_ended = self._on_ended, []
+        for callback in callbacks:
+            callback()
+
+    def when_ended(self, callback: Callable[[], None]) -> None:
+        """Calls back once `lifts_at` is known; never where it is."""
+        self._on_ended.append(callback)
 
     def look(self, now: float) -> None:
         """Lifts the fence where its time has come."""
@@ -103,8 +115,10 @@ def when_all_lifted(fences: list[Fence], callback: Callable[[], None]) -> None:
 class Fences:
     """The fences of one controller's ended associations that still stand."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_adopted: Callable[[], None] = lambda: None) -> None:
+        """`on_adopted` is called when `next_at` has changed by what another controller left."""
         self._standing: list[Fence] = []
+        self._on_adopted = on_adopted
 
     def __len__(self) -> int:
         return len(self._standing)
@@ -112,13 +126,15 @@ class Fences:
     def add(self, fence: Fence, last_byte_at: float) -> None:
         """An association has ended; its last byte left no later than `last_byte_at`."""
         fence.association_ended(last_byte_at)
-        if fence.stands:
+        if fence.stands and fence not in self._standing:
             self._standing.append(fence)
 
     def adopt(self, fence: Fence) -> None:
         """Another controller's, which is gone; a namespace of this one depends on it."""
         if fence.stands and fence not in self._standing:
             self._standing.append(fence)
+            fence.when_ended(self._on_adopted)
+            self._on_adopted()
 
     def standing(self) -> list[Fence]:
         """Those that stand now."""

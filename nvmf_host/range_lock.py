@@ -49,6 +49,8 @@ class RangeLock:
         self._pieces: dict[int, dict[Held, None]] = {}
         self._wide: dict[Held, None] = {}
         self._all: dict[Held, None] = {}
+        #: Those that a barrier waits for: a Flush costs nothing for what is in quarantine.
+        self._barring: dict[Held, None] = {}
         self._order = 0
 
     def __len__(self) -> int:
@@ -82,6 +84,8 @@ class RangeLock:
                 held.stuck = True
         held.blockers = len(rivals)
         self._all[held] = None
+        if not held.stuck:
+            self._barring[held] = None
         return held
 
     def quarantine(self, held: Held) -> None:
@@ -99,6 +103,7 @@ class RangeLock:
         """Gives a range, or a place in line, back."""
         if self._all.pop(held, _GONE) is _GONE:
             return
+        self._barring.pop(held, None)
         # One that is cancelled while it waits is still counted down by whom it waited for.
         held.granted = None
         keys = self._keys(held)
@@ -113,6 +118,8 @@ class RangeLock:
         for dependent in held.dependents:
             dependent.blockers -= 1
             if not dependent.blockers:
+                if dependent.stuck and dependent in self._all:
+                    self._barring[dependent] = None
                 dependent.stuck = False
                 if dependent.granted is not None:
                     dependent.granted()
@@ -139,9 +146,8 @@ class RangeLock:
         Nobody waits for it, and it need not be released: left behind by a cancelled wait, it is
         counted down by its blockers and forgotten.
         """
-        older = [held for held in self._all if not held.quarantined and not held.stuck]
-        barrier = Held(0, 0, 0, barrier=True, blockers=len(older))
-        for held in older:
+        barrier = Held(0, 0, 0, barrier=True, blockers=len(self._barring))
+        for held in self._barring:
             held.dependents.append(barrier)
         return barrier
 
@@ -154,6 +160,7 @@ class RangeLock:
         todo = [held]
         while todo:
             one = todo.pop()
+            self._barring.pop(one, None)
             barriers = [dependent for dependent in one.dependents if dependent.barrier]
             one.dependents = [dependent for dependent in one.dependents if not dependent.barrier]
             for barrier in barriers:

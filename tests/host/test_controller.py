@@ -179,7 +179,7 @@ async def test_the_first_delays_without_chance():
     attempts = Attempts(Never())  # type: ignore[arg-type]
     delays = []
     for _ in range(7):
-        delays.append(attempts._delay_s(10))
+        delays.append(attempts._delay_s(10, 0.0))
         attempts.begin()
     assert delays == [0, 0.5, 1, 2, 4, 8, 10]
 
