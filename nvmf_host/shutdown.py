@@ -66,6 +66,16 @@ def unsettled(namespaces: Iterable[Namespace], *, flushed: bool) -> list[str]:
                 f"{namespace.name}: {len(ambiguous)} interrupted writes have an unknown outcome, "
                 f"at (SLBA, LBAs) {ambiguous[:8]}"
             )
+        landing = [
+            (one.slba, one.nlb)
+            for one in namespace.quarantine.ranges()
+            if one.stands and (one.slba, one.nlb) not in ambiguous
+        ]
+        if landing:
+            problems.append(
+                f"{namespace.name}: old copies of {len(landing)} interrupted writes may still "
+                f"land, at (SLBA, LBAs) {landing[:8]}"
+            )
         if namespace.engine.dirty and not flushed:
             problems.append(f"{namespace.name}: acknowledged writes were not flushed")
     return problems
