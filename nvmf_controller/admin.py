@@ -22,6 +22,7 @@ from nvmf_transport.status import (
 )
 
 from .association import State
+from .cross_reset import CrossReset
 from .features import Features
 from .logs import LogRequest
 from .properties import property_get, property_set
@@ -45,6 +46,7 @@ class AdminQueue(Queue):
         association = self.association
         nursery.start_soon(association.run)
         self._features = Features(association)
+        self._cross_reset = CrossReset(association)
         counts = self.statistics.admin_commands
         while True:
             command = await self.qpair.receive()
@@ -62,8 +64,10 @@ class AdminQueue(Queue):
                 self.fail(command, command.fault)
             elif self.is_outstanding(command.cid):
                 self.fail(command, COMMAND_ID_CONFLICT.with_dnr())
-            elif command.sqe[0] == AdminOpcode.SET_FEATURES and command.transfer_bytes:
-                # The only admin command with data from the host, which may have to be asked for.
+            elif command.sqe[0] == AdminOpcode.CROSS_CONTROLLER_RESET or (
+                command.sqe[0] == AdminOpcode.SET_FEATURES and command.transfer_bytes
+            ):
+                # The only admin commands that may wait, the second for data from the host.
                 self.start(nursery, command, self._execute)
             else:
                 await self.guard(command, self._execute(command))
@@ -98,6 +102,8 @@ class AdminQueue(Queue):
                     raise CommandError(AER_LIMIT_EXCEEDED.with_dnr())
             case AdminOpcode.ABORT if self.association.subsystem.has_io_queues:
                 self._abort(command, entry)
+            case AdminOpcode.CROSS_CONTROLLER_RESET if self.association.subsystem.has_io_queues:
+                self.respond(command.cid, result=await self._cross_reset.run(command.sqe))
             case _:
                 raise CommandError(INVALID_OPCODE.with_dnr())
 

@@ -25,6 +25,7 @@ from nvmf_transport.nvme import Cc, Csts
 from .budget import MemoryBudget
 from .error_log import ErrorLog
 from .events import AsyncEvents
+from .instance import Instance
 
 if TYPE_CHECKING:
     from .queue import Queue
@@ -94,6 +95,7 @@ class Association:
         self.state = State.DISABLED
         self.ended = trio.Event()
         self.cc = Cc()
+        self.instance = Instance()
         #: Set by every command: traffic restarts the keep alive timer (CTRATT.TBKAS).
         self.traffic = False
         #: I/O queues granted by Number of Queues, 0 before.
@@ -264,6 +266,7 @@ class Association:
         self.haunted = False
         self.events.reset()
         self._lost_queue = trio.Event()
+        self.instance = self.instance.next()
         self.set_state(State.DISABLED)
 
     async def _watch_enabled(self, changed: trio.Event) -> None:

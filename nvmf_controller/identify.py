@@ -1,10 +1,12 @@
 """Identify Controller, for both kinds of controllers (Base 2.1, section 5.1.13.2.1)."""
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 from nvmf_transport.identify import IdentifyController
 
 from .association import KAS_UNITS
+from .cross_reset import CROSS_RESET_LIMIT
 from .events import MAX_EVENT_REQUESTS
 from .properties import VERSION
 from .queue import CQE_BYTES
@@ -60,6 +62,12 @@ def identify_io_controller(
         # The subsystem may have several controllers, one for each association.
         cmic=1 << 1,
         cntrltype=IdentifyController.TYPE_IO,
+        ciu=association.instance.ciu,
+        cirn=association.instance.cirn,
+        ccrl=CROSS_RESET_LIMIT,
+        # Milliseconds.  What waits is never begun once the host is lost; what a thread has begun is
+        # given as long as a reset is.
+        cqt=math.ceil(subsystem.config.ready_timeout_s * 1000),
         acl=ABORT_LIMIT - 1,
         frmw=_FRMW,
         sqes=0x66,

@@ -109,5 +109,6 @@ NVM_LOG_PAGES: Final = frozenset(
         LogId.FIRMWARE_SLOT,
         LogId.CHANGED_NAMESPACES,
         LogId.COMMAND_EFFECTS,
+        LogId.CROSS_CONTROLLER_RESET,
     }
 )

@@ -26,6 +26,7 @@ from nvmf_transport.status import INVALID_FIELD, INVALID_LOG_PAGE, INVALID_NAMES
 
 from .association import Association, State
 from .backing import BackingStore
+from .cross_reset import log_page as cross_reset_log
 from .identify import ERROR_LOG_ENTRIES, identify_io_controller
 from .logs import (
     NVM_LOG_PAGES,
@@ -300,6 +301,8 @@ class NvmSubsystem(Subsystem):
                 return association.events.changed_list()
             case LogId.COMMAND_EFFECTS:
                 return command_effects()
+            case LogId.CROSS_CONTROLLER_RESET:
+                return cross_reset_log()
             case _:
                 raise CommandError(INVALID_LOG_PAGE.with_dnr())
 

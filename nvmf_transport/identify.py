@@ -104,6 +104,8 @@ class IdentifyController(WireStruct):
     msdbd: int = u8(1803)
     ofcs: int = u16(1804)
     dctype: int = u8(1806)
+    #: Cross-Controller Resets that may be in progress at a time, 0 where there is no such command.
+    ccrl: int = u8(1807)
 
     #: CTRATT bits.
     CTRATT_HOSTID_128: ClassVar[int] = 1 << 0

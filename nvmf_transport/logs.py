@@ -30,6 +30,7 @@ class LogId(enum.IntEnum):
     CHANGED_NAMESPACES = 0x04
     COMMAND_EFFECTS = 0x05
     ANA = 0x0C
+    CROSS_CONTROLLER_RESET = 0x1E
     DISCOVERY = 0x70
 
 
@@ -107,6 +108,35 @@ class CommandEffectsLog(WireStruct):
     #: Command Supported, Logical Block Content Change.
     CSUPP: ClassVar[int] = 1 << 0
     LBCC: ClassVar[int] = 1 << 1
+
+
+@attrs.frozen
+class CrossControllerResetHeader(WireStruct):
+    """Head of the Cross-Controller Reset log, page 1Eh: 8 bytes, then the entries (Base 2.3)."""
+
+    SIZE: ClassVar[int] = 8
+    MAX_ENTRIES: ClassVar[int] = 511
+
+    entries: int = u16(0)
+
+
+@attrs.frozen
+class CrossControllerResetEntry(WireStruct):
+    """One entry of page 1Eh, a reset that went on when its command was answered: 8 bytes."""
+
+    SIZE: ClassVar[int] = 8
+
+    icid: int = u16(0)
+    ciu: int = u8(2)
+    #: Alternate Controller ID.
+    acid: int = u16(4)
+    status: int = u8(6)
+    flags: int = u8(7)
+
+    #: CCRS.
+    IN_PROGRESS: ClassVar[int] = 0
+    SUCCESS: ClassVar[int] = 1
+    FAILED: ClassVar[int] = 2
 
 
 class AnaState(enum.IntEnum):

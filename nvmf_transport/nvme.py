@@ -23,6 +23,7 @@ class AdminOpcode(enum.IntEnum):
     GET_FEATURES = 0x0A
     ASYNC_EVENT_REQUEST = 0x0C
     KEEP_ALIVE = 0x18
+    CROSS_CONTROLLER_RESET = 0x38
     FABRICS = 0x7F
 
 
@@ -127,6 +128,27 @@ class DsmRange(WireStruct):
     attributes: int = u32(0)
     length_lbas: int = u32(4)
     slba: int = u64(8)
+
+
+@attrs.frozen
+class CrossControllerResetCommand(WireStruct):
+    """Cross-Controller Reset: an SQE of 64 bytes (Base 2.3, section 5.4.3).
+
+    It names the Impacted Controller by its ID and by which instance of it is meant: Identify
+    Controller's CIU and CIRN.
+    """
+
+    SIZE: ClassVar[int] = 64
+
+    opc: int = u8(0, AdminOpcode.CROSS_CONTROLLER_RESET)
+    flags: int = u8(1, FLAGS_SGL)
+    cid: int = u16(2)
+    icid: int = u16(40)
+    ciu: int = u8(42)
+    cirn: int = u64(48)
+
+    #: DW0 of the completion: Immediate Reset Successful.  Without it the reset goes on.
+    IMMEDIATE: ClassVar[int] = 1 << 0
 
 
 #: CDW12 of Write, Write Zeroes: Force Unit Access.
@@ -239,6 +261,7 @@ class Notice(enum.IntEnum):
     ANA_CHANGE = 0x03
     NVM_SUBSYSTEM_NORMAL_SHUTDOWN = 0x08
     DISCOVERY_LOG_CHANGE = 0xF0
+    CROSS_CONTROLLER_RESET_COMPLETED = 0xF4
 
 
 @attrs.frozen

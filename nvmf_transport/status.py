@@ -93,6 +93,9 @@ AER_LIMIT_EXCEEDED: Final = _specific(0x05)
 INVALID_LOG_PAGE: Final = _specific(0x09)
 FEATURE_NOT_SAVEABLE: Final = _specific(0x0D)
 FEATURE_NOT_CHANGEABLE: Final = _specific(0x0E)
+CROSS_RESET_IN_PROGRESS: Final = _specific(0x3F)
+CROSS_RESET_LOG_FULL: Final = _specific(0x40)
+CROSS_RESET_LIMIT_EXCEEDED: Final = _specific(0x41)
 INCOMPATIBLE_FORMAT: Final = _specific(0x80)
 CONTROLLER_BUSY: Final = _specific(0x81)
 CONNECT_INVALID_PARAMETERS: Final = _specific(0x82)
@@ -166,6 +169,9 @@ NAMES: Final[dict[tuple[int, int], str]] = {
     (1, 0x0D): "Feature Identifier Not Saveable",
     (1, 0x0E): "Feature Not Changeable",
     (1, 0x0F): "Feature Not Namespace Specific",
+    (1, 0x3F): "Cross-Controller Reset in Progress",
+    (1, 0x40): "Cross-Controller Reset Log Page Full",
+    (1, 0x41): "Cross-Controller Reset Limit Exceeded",
     (1, 0x80): "Connect Incompatible Format, or Conflicting Attributes",
     (1, 0x81): "Connect Controller Busy, or Invalid Protection Information",
     (1, 0x82): "Connect Invalid Parameters, or Attempted Write to Read Only Range",

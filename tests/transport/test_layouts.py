@@ -1,8 +1,8 @@
 """Offsets and sizes of every field, against a table written from the specifications.
 
 The table stands apart from the declarations on purpose: it was not made from them.  Sizes and
-offsets are bytes, in decimal, as the figures of NVMe Base 2.1 (2.3 for CIU, CIRN and CQT), NVM
-Command Set 1.1 and NVMe over Fabrics give them.
+offsets are bytes, in decimal, as the figures of NVMe Base 2.1 (2.3 for CIU, CIRN, CQT, CCRL and
+Cross-Controller Reset), NVM Command Set 1.1 and NVMe over Fabrics give them.
 """
 
 import pytest
@@ -21,6 +21,7 @@ TABLE = {
         " cdw12 48 4, cdw13 52 4, cdw14 56 4, cdw15 60 4",
     ),
     "CompletionEntry": (16, "result 0 8, sqhd 8 2, sqid 10 2, cid 12 2, status_field 14 2"),
+    "CrossControllerResetCommand": (64, f"{SQE_HEAD}, icid 40 2, ciu 42 1, cirn 48 8"),
     "DsmRange": (16, "attributes 0 4, length_lbas 4 4, slba 8 8"),
     "FabricsCommand": (64, f"{SQE_HEAD}, fctype 4 1"),
     "ConnectCommand": (
@@ -50,7 +51,7 @@ TABLE = {
         " maxcmd 514 2, nn 516 4, oncs 520 2, fuses 522 2, fna 524 1, vwc 525 1, awun 526 2,"
         " awupf 528 2, icsvscc 530 1, nwpc 531 1, acwu 532 2, ocfs 534 2, sgls 536 4, mnan 540 4,"
         " subnqn 768 256, ioccsz 1792 4, iorcsz 1796 4, icdoff 1800 2, fcatt 1802 1, msdbd 1803 1,"
-        " ofcs 1804 2, dctype 1806 1",
+        " ofcs 1804 2, dctype 1806 1, ccrl 1807 1",
     ),
     "IdentifyNamespace": (
         4096,
@@ -80,6 +81,8 @@ TABLE = {
     ),
     "FirmwareSlotLog": (512, "afi 0 1, revisions 8 56"),
     "CommandEffectsLog": (4096, "admin 0 1024, io 1024 1024"),
+    "CrossControllerResetHeader": (8, "entries 0 2"),
+    "CrossControllerResetEntry": (8, "icid 0 2, ciu 2 1, acid 4 2, status 6 1, flags 7 1"),
     "AnaLogHeader": (16, "change_count 0 8, groups 8 2"),
     "AnaGroupHeader": (32, "group_id 0 4, nsid_count 4 4, change_count 8 8, state 16 1"),
 }
