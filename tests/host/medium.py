@@ -212,6 +212,12 @@ class Link:
         pair = next(pair for pair in self.pairs if capsule in pair.sent)
         pair.answer(capsule, status, **fields)
 
+    def settle(self, medium: "Medium") -> None:
+        """Executes and answers what has no answer, oldest first on each queue."""
+        for capsule in self.sent:
+            medium.execute(capsule)
+            self.answer(capsule)
+
     def lose(self, namespace: Namespace) -> list[CommandCapsule]:
         """Ends the association in the order in which a controller does; returns what had no
         answer, for a ghost."""
