@@ -251,8 +251,7 @@ class Namespace:
         self.line.fail_all(NamespaceGoneError(f"{self.name}: {reason}"))
 
     def fail_fast(self, reason: str) -> None:
-        """What waits fails, and so does what comes, until the namespace resumes, if it is not live.
-        """
+        """What waits fails, and so does what comes, until a namespace that is not live resumes."""
         if self.state is NamespaceState.LIVE:
             return
         self.engine.fail_fast(reason)
@@ -385,6 +384,8 @@ class Namespace:
         held = await self._enter(request)
         with self.line.holding(held, request):
             await self.engine.perform(request)
+        if self.engine.log.is_full:
+            await self._relieve(request.opener)
 
     async def _relieve(self, opener: Opener | None) -> None:
         """Flushes, because no more of what is unflushed can be remembered."""

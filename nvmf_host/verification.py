@@ -57,9 +57,7 @@ async def compare(
     cannot be read differ; raises what else commands raise, and what may pass.
     """
     parts = [
-        (one, slba, nlb)
-        for one in log.expected()
-        for slba, nlb in path.split(one.slba, one.nlb)
+        (one, slba, nlb) for one in log.expected() for slba, nlb in path.split(one.slba, one.nlb)
     ]
     todo = iter(parts)
     differences: list[Difference] = []
