@@ -77,6 +77,7 @@ class Seen:
     at: float
     qid: int
     what: str
+    sqe: bytes = b""
 
 
 @attrs.define(eq=False)
@@ -143,6 +144,9 @@ class Scripted:
     oaes: int = AEC_NAMESPACE_ATTRIBUTE
     mdts: int = 5
     vwc: int = 0
+    ciu: int = 0
+    cirn: int = 0
+    cqt_ms: int = 0
     serial: str = "S1"
     model: str = "scripted"
     #: CSTS follows CC so much later; None: never.
@@ -209,7 +213,9 @@ class Scripted:
                                     self.aers.clear()
                             entry = SubmissionEntry.unpack(command.sqe)
                             what = name_of(queue.qid, command.sqe, entry)
-                            self.seen.append(Seen(trio.current_time(), queue.qid, what))
+                            self.seen.append(
+                                Seen(trio.current_time(), queue.qid, what, bytes(command.sqe))
+                            )
                             nursery.start_soon(self._answer, queue, command, entry, what)
             except* TransportError:
                 pass
@@ -333,6 +339,9 @@ class Scripted:
                     aerl=self.aerl,
                     oaes=self.oaes,
                     vwc=self.vwc,
+                    ciu=self.ciu,
+                    cirn=self.cirn,
+                    cqt=self.cqt_ms,
                     nn=1024,
                     ioccsz=516,
                     oncs=IdentifyController.ONCS_DSM | IdentifyController.ONCS_WRITE_ZEROES,
@@ -375,6 +384,7 @@ _NAMES = {
     AdminOpcode.SET_FEATURES: "Set Features {:02X}h",
     AdminOpcode.ASYNC_EVENT_REQUEST: "AER",
     AdminOpcode.KEEP_ALIVE: "Keep Alive",
+    AdminOpcode.CROSS_CONTROLLER_RESET: "Cross-Controller Reset",
 }
 
 

@@ -250,15 +250,24 @@ async def test_a_loss_before_it_was_sent_needs_no_fence():
         assert [held.slba for held in namespace.quarantine.ranges()] == [0]
 
 
-@pytest.mark.parametrize("where", ["in flight", "waiting", "sent again", "reading again"])
-@pytest.mark.parametrize("how", ["killed", "cancelled", "failed fast", "gone", "refused"])
+@pytest.mark.parametrize(
+    ("where", "how"),
+    [
+        (where, how)
+        for where in ("in flight", "waiting", "sent again", "reading again")
+        for how in ("killed", "cancelled", "failed fast", "gone", "refused")
+        # Before it is sent again there is nobody to refuse it.
+        if how != "refused" or "again" in where
+    ],
+)
 async def test_ending_the_wait_for_a_lost_write_does_not_lift_its_quarantine(where, how):
     namespace, medium = open_namespace(), Medium(64)
     offset = 4 * L + 1 if where == "reading again" else 4 * L
     async with open_link() as one, open_link() as two, trio.open_nursery() as nursery:
         one.fence = standing()
         namespace.engine.resume(one.path())
-        a = begin(nursery, namespace.write, offset, pattern(1, L - 1))
+        length = L - 1 if where == "reading again" else L
+        a = begin(nursery, namespace.write, offset, pattern(1, length))
         await wait_all_tasks_blocked()
         while opcode(one.sent[0]) is NvmOpcode.READ:
             one.settle(medium)
@@ -268,8 +277,8 @@ async def test_ending_the_wait_for_a_lost_write_does_not_lift_its_quarantine(whe
         if where in ("sent again", "reading again"):
             namespace.engine.resume(two.path())
             await wait_all_tasks_blocked()
-            expected = NvmOpcode.READ
-            assert opcode(two.sent[0]) is expected
+            again = NvmOpcode.READ if where == "reading again" else NvmOpcode.WRITE
+            assert opcode(two.sent[0]) is again
         await wait_all_tasks_blocked()
         match how:
             case "killed":
@@ -289,9 +298,7 @@ async def test_ending_the_wait_for_a_lost_write_does_not_lift_its_quarantine(whe
                     two.lose(namespace)
                 elif where == "in flight":
                     one.lose(namespace)
-            case "refused":
-                if where in ("in flight", "waiting"):
-                    pytest.skip("nothing can answer")
+            case _:
                 while two.sent:
                     two.answer(status=s.WRITE_PROTECTED)
                     await wait_all_tasks_blocked()
@@ -303,9 +310,9 @@ async def test_ending_the_wait_for_a_lost_write_does_not_lift_its_quarantine(whe
             assert isinstance(
                 a.error, KilledError | NotConnectedError | NamespaceGoneError | CommandError
             )
-        if where == "in flight" and how in ("killed", "cancelled"):
+        if where in ("in flight", "sent again") and how in ("killed", "cancelled"):
             assert namespace.quarantine.ranges() == [], "it holds its LBAs itself yet"
-            one.lose(namespace)
+            (one if where == "in flight" else two).lose(namespace)
             await wait_all_tasks_blocked()
         (held,) = namespace.quarantine.ranges()
         assert (held.slba, held.nlb) == (4, 1)
@@ -347,7 +354,7 @@ async def test_what_waits_for_lbas_in_quarantine_can_be_ended(how, kind):
                 namespace.end("it was removed")
             case "by hand":
                 assert namespace.fail_stuck("by hand") == 2
-            case "cancelled":
+            case _:
                 b.scope.cancel()
                 behind.scope.cancel()
         await wait_all_tasks_blocked()
