@@ -307,8 +307,7 @@ async def _serve(
             faults=options.faults,
         ) as server:
             await nursery.start(_show_counters, server)
-            if options.volatile_cache:
-                await nursery.start(_lose_caches, subsystem)
+            await nursery.start(_lose_caches, subsystem)
             _announce(server)
             await ending.wait()
             _log.info("ending; %s", _counters(server))

@@ -11,6 +11,7 @@ from nvmf_controller.fault_actions import (
     BadOffset,
     BadPlen,
     Flip,
+    Ghost,
     OverlappingData,
     Part,
     Reset,
@@ -141,6 +142,22 @@ async def test_reset_is_a_reset():
         io.send(rw(NvmOpcode.WRITE, 0, 128), write=DATA)
         await io.dead.wait()
         assert "reset" in str(io.error)
+
+
+@pytest.mark.parametrize("blocks", [8, 128], ids=["in capsule", "by R2T"])
+async def test_ghost(blocks):
+    async with faulty(Ghost(seconds=0.2)) as t:
+        async with t.both() as (admin, io):
+            old = t.association(admin)
+            await prepare(io)
+            io.send(rw(NvmOpcode.WRITE, 0, blocks), write=b"\1" * blocks * 512)
+            await io.dead.wait()
+            await admin.dead.wait()
+        async with t.both() as (_, io):
+            assert not old.ended.is_set()
+            assert (await io.write(0, b"\2" * 4096)).ok
+            await old.ended.wait()
+            assert (await io.read(0, 8))[1] == b"\1" * 4096
 
 
 async def test_process_with_a_plan(start, tmp_path):
