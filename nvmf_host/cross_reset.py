@@ -6,19 +6,15 @@ waited for here: the fence is then lifted by time.
 """
 
 import logging
-from typing import Final
 
 from nvmf_transport.errors import CommandError, NvmfError
 from nvmf_transport.identify import IdentifyController
+from nvmf_transport.nvme import CrossControllerResetCommand
 
-from . import admin
 from .fencing import Fence, Fences
 from .qpair import HostQueue
 
 log = logging.getLogger(__name__)
-
-_OPCODE: Final = 0x38
-_IMMEDIATE: Final = 1 << 0
 
 
 def is_offered(controller: IdentifyController) -> bool:
@@ -39,18 +35,13 @@ async def reset_others(
     for fence in fences.standing():
         if not fence.ciu or not fence.cirn or fence.names_the_same(own):
             continue
-        command = admin.sqe(
-            _OPCODE,
-            cdw10=fence.cntlid | fence.ciu << 16,
-            cdw12=fence.cirn & 0xFFFFFFFF,
-            cdw13=fence.cirn >> 32,
-        )
+        command = CrossControllerResetCommand(icid=fence.cntlid, ciu=fence.ciu, cirn=fence.cirn)
         try:
-            response = await queue.execute(command, name="Cross-Controller Reset")
+            response = await queue.execute(bytearray(command.pack()), name="Cross-Controller Reset")
         except CommandError as error:
             log.info("controller %#06x is fenced by time: %s", fence.cntlid, error)
         except NvmfError:
             return
         else:
-            if response.result & _IMMEDIATE:
+            if response.result & CrossControllerResetCommand.IMMEDIATE:
                 fence.lift("Cross-Controller Reset of the old controller")
