@@ -18,8 +18,9 @@ import attrs
 
 #: With more than this remembered, the namespace is flushed.
 MAX_BYTES: Final = 64 << 20
-#: Zeroed ranges hold no data; so many entries are enough to be flushed as well.
-_MAX_ENTRIES: Final = 65536
+#: So many entries are enough as well: zeroes hold no data, and the comparison puts all in order at
+#: once, while nothing else runs.
+MAX_ENTRIES: Final = 16384
 
 
 class Effect(enum.Enum):
@@ -84,7 +85,7 @@ class CacheLog:
     @property
     def is_full(self) -> bool:
         """True where it is time for a Flush."""
-        return self.held_bytes > MAX_BYTES or len(self._entries) > _MAX_ENTRIES
+        return self.held_bytes > MAX_BYTES or len(self._entries) > MAX_ENTRIES
 
     def add(self, change: Written) -> None:
         """A change has an outcome.  Its data is copied unless it can be seen not to change."""
