@@ -3,11 +3,19 @@
 Protocols, so that the mount can be tested against a host in memory that does what a test says.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from nvmf_host.io_request import IoRequest, Opener
 from nvmf_host.messages import ControllerInfo, NamespaceInfo
 from nvmf_transport.wire import Buffer
+
+
+class WaitLike(Protocol):
+    """A request that somebody waits for."""
+
+    @property
+    def request(self) -> IoRequest: ...
 
 
 class NamespaceLike(Protocol):
@@ -22,14 +30,26 @@ class NamespaceLike(Protocol):
     @property
     def lba_bytes(self) -> int: ...
 
-    async def read(self, offset: int, length: int) -> Buffer:
+    @property
+    def losses(self) -> int:
+        """How often acknowledged writes were given up as lost."""
+
+    async def read(self, offset: int, length: int, *, opener: Opener | None = None) -> Buffer:
         """Returns `length` bytes from `offset`, fewer at the end, none past it."""
 
-    async def write(self, offset: int, data: Buffer, *, fua: bool = False) -> int:
+    async def write(
+        self, offset: int, data: Buffer, *, fua: bool = False, opener: Opener | None = None
+    ) -> int:
         """Writes and returns how many bytes: fewer where `data` goes across the end."""
 
-    async def flush(self) -> None:
+    async def flush(self, *, opener: Opener | None = None) -> None:
         """Returns once every write that has returned is durable."""
+
+    def waits(self) -> Sequence[WaitLike]:
+        """The requests that somebody waits for."""
+
+    def kill(self, request: IoRequest) -> None:
+        """Ends the wait for a request."""
 
     def info(self) -> NamespaceInfo: ...
 
@@ -82,6 +102,9 @@ class EventKindLike(Protocol):
 
 class HostLike(Protocol):
     """The host: its controllers, and news of them."""
+
+    #: What waiting requests may hold, to be shown.
+    max_held_bytes: int | None
 
     @property
     def controllers(self) -> Mapping[str, ControllerLike]: ...

@@ -3,7 +3,7 @@
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +14,8 @@ import trio
 from . import libc, mount, wait_shim
 from .attribute_refresh import AttributeRefresh
 from .backend import ControlLike, HostLike
+from .killing import let_the_killed_go
+from .lag import LoopLag
 from .mount import MountPoint, StartError
 from .nodes import NodeTable
 from .operations import Operations
@@ -61,6 +63,8 @@ class Daemon:
     #: Makes the first connections; `ready` waits for it.
     connect: Callable[[], Awaitable[None]] | None = None
     close_s: float = _CLOSE_S
+    #: What waiting writes may hold; the most that the kernel's limits allow by default.
+    max_held_bytes: int = mount.MAX_BACKGROUND * mount.HELD_BY_WRITE_BYTES
 
     async def run(self) -> Ending:
         """Serves until a signal or an unmount from outside.
@@ -74,7 +78,8 @@ class Daemon:
         refresh = AttributeRefresh(self.point.path)
         nodes = NodeTable(refresh.request)
         nodes.follow(self.host)
-        operations = Operations(nodes, self.control, refresh.request)
+        lag = LoopLag(self.host)
+        operations = Operations(nodes, self.control, refresh.request, self._state(lag))
         stop = trio.Event()
         stop_on_signals(stop, lambda: mount.detach(self.point.path))
         with mount.mounted(operations, self.point, allow_other=self.allow_other) as connection:
@@ -82,6 +87,8 @@ class Daemon:
                 serving = _Serving()
                 nursery.start_soon(serving.run, stop)
                 nursery.start_soon(refresh.run)
+                nursery.start_soon(let_the_killed_go, self.host)
+                nursery.start_soon(lag.run)
                 await self._start(connection, stop)
                 await stop.wait()
                 ending = await self._end(operations, serving)
@@ -89,6 +96,13 @@ class Daemon:
         for problem in ending.problems:
             _log.error("%s", problem)
         return ending
+
+    def _state(self, lag: LoopLag) -> Callable[[], Mapping[str, str]]:
+        """What the control node's attributes say of the daemon itself."""
+        return lambda: {
+            "max_held_bytes": str(self.host.max_held_bytes),
+            "longest_lag_s": f"{lag.longest_s:.3f}",
+        }
 
     async def _start(self, connection: int, stop: trio.Event) -> None:
         """Up to `ready`, or until there is to be an end."""
@@ -101,7 +115,7 @@ class Daemon:
             nursery.start_soon(give_up)
             await self._see_control_node()
             # After the answer: the kernel takes limits from it too.
-            mount.raise_limits(connection)
+            self.host.max_held_bytes = mount.raise_limits(connection, self.max_held_bytes)
             if self.connect is not None:
                 await self.connect()
             print(f"ready {self.point.path}", flush=True)  # noqa: T201  # what others wait for

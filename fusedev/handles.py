@@ -7,7 +7,8 @@ from typing import Final, Protocol
 
 import attrs
 
-from nvmf_host.errors import ReadOnlyError
+from nvmf_host.errors import ReadOnlyError, UnflushedLostError
+from nvmf_host.io_request import Opener
 from nvmf_transport.errors import NamespaceGoneError
 from nvmf_transport.wire import Buffer
 
@@ -54,9 +55,20 @@ class NamespaceFile:
     _node: NamespaceNode = attrs.field(alias="node")
     _fua: bool = attrs.field(alias="fua")
     _usage: Usage = attrs.field(alias="usage")
+    #: None where it cannot be known.
+    _opener: Opener | None = attrs.field(alias="opener")
+    #: Of the namespace's losses, those that this open has been told of.
+    _losses_told: int = attrs.field(init=False)
+
+    @_losses_told.default
+    def _losses_before(self) -> int:
+        # What nobody has been told of yet is this open's to tell, too.
+        return self._node.losses_told
 
     @classmethod
-    def open(cls, node: NamespaceNode, flags: int, usage: Usage) -> "NamespaceFile":
+    def open(
+        cls, node: NamespaceNode, flags: int, usage: Usage, opener: Opener | None
+    ) -> "NamespaceFile":
         """Opens by the flags of open(2).
 
         Raises `ReadOnlyError`, `NamespaceGoneError`.
@@ -67,7 +79,7 @@ class NamespaceFile:
         if writing and node.namespace.read_only:
             raise ReadOnlyError(f"{node.namespace.name} is read-only; open it for reading")
         # O_SYNC contains O_DSYNC.
-        return cls(node, bool(flags & os.O_DSYNC), usage)
+        return cls(node, bool(flags & os.O_DSYNC), usage, opener)
 
     async def read(self, offset: int, length: int) -> Buffer:
         node, usage = self._node, self._usage
@@ -75,7 +87,7 @@ class NamespaceFile:
             raise _gone(node)
         usage.requests += 1
         try:
-            return await node.namespace.read(offset, length)
+            return await node.namespace.read(offset, length, opener=self._opener)
         finally:
             usage.requests -= 1
 
@@ -86,11 +98,14 @@ class NamespaceFile:
         usage.requests += 1
         usage.write_bytes += length
         try:
-            written = await node.namespace.write(offset, data, fua=self._fua)
+            written = await node.namespace.write(offset, data, fua=self._fua, opener=self._opener)
         finally:
             usage.requests -= 1
             usage.write_bytes -= length
         node.modified_ns = time.time_ns()
+        if self._fua:
+            # It is a write with an fsync, and so has to tell what an fsync would.
+            self._tell_losses()
         return written
 
     async def sync(self) -> None:
@@ -101,9 +116,21 @@ class NamespaceFile:
             raise _gone(node)
         usage.requests += 1
         try:
-            await node.namespace.flush()
+            await node.namespace.flush(opener=self._opener)
         finally:
             usage.requests -= 1
+        self._tell_losses()
+
+    def _tell_losses(self) -> None:
+        """Raises `UnflushedLostError`, once for each open and loss.
+
+        As the kernel does it for files: told to every open that there was, and if there was none,
+        to the next.
+        """
+        node, losses = self._node, self._node.namespace.losses
+        if self._losses_told != losses:
+            self._losses_told = node.losses_told = losses
+            raise UnflushedLostError(f"{node.namespace.name}: acknowledged writes were lost")
 
     def close(self) -> None:
         """Nothing ends with an open: close(2) neither flushes nor waits."""

@@ -19,7 +19,7 @@ from nvmf_host.messages import ConnectRequest
 from nvmf_tcp import TcpTransport
 from nvmf_transport.errors import ConfigError, NvmfError
 
-from . import mount
+from . import held, mount
 from .daemon import Daemon
 from .mount import EX_USAGE, MountPoint, StartError
 
@@ -35,10 +35,20 @@ _PROGRAM = "fusedev"
     help="Connect to this controller at the start, and go on trying. May be given again.",
 )
 @click.option("--allow-other", is_flag=True, help="Let other users see the mount, by its modes.")
+@click.option(
+    "--max-held",
+    metavar="SIZE",
+    help="Memory that waiting asynchronous writes may hold, with K, M, G or T; more of them wait "
+    "in the kernel. Root only: else it is 24M. [default: half of the memory, at most 8G]",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Say more on standard error.")
 @click.argument("directory", metavar="[DIR]", required=False)
 def command(
-    connects: tuple[str, ...], allow_other: bool, verbose: bool, directory: str | None
+    connects: tuple[str, ...],
+    allow_other: bool,
+    max_held: str | None,
+    verbose: bool,
+    directory: str | None,
 ) -> int:
     """Serve NVMe namespaces of remote controllers as files in DIR.
 
@@ -49,12 +59,13 @@ def command(
     _log_to_stderr(verbose)
     identity = host_identity.resolve()
     targets = [parse_target(text, identity) for text in connects]
+    max_held_bytes = held.default_bytes() if max_held is None else held.parse(max_held)
     point = mount.choose(directory, os.environ, os.getuid())
     mount.prepare(point)
     nvmf_transport.interfaces.register(TcpTransport())
     _tune_garbage_collector()
     try:
-        return trio.run(_run, point, allow_other, identity, targets)
+        return trio.run(_run, point, allow_other, max_held_bytes, identity, targets)
     finally:
         if point.temporary:
             mount.remove(point)
@@ -84,6 +95,7 @@ def parse_target(text: str, identity: HostIdentity) -> ConnectParams:
 async def _run(
     point: MountPoint,
     allow_other: bool,
+    max_held_bytes: int,
     identity: HostIdentity,
     targets: Sequence[ConnectParams],
 ) -> int:
@@ -96,7 +108,10 @@ async def _run(
                     # It has its name before the next one begins.
                     await trio.lowlevel.checkpoint()
 
-        ending = await Daemon(host, control, point, allow_other, connect_all).run()
+        daemon = Daemon(
+            host, control, point, allow_other, connect_all, max_held_bytes=max_held_bytes
+        )
+        ending = await daemon.run()
         if ending.host_hangs:
             # It has had its time.  The mount is gone, and leaving the host would wait again.
             if point.temporary:

@@ -24,6 +24,10 @@ _CONNECTIONS: Final = Path("/sys/fs/fuse/connections")
 _TIMEOUT_LIMITS: Final = ("max_request_timeout", "default_request_timeout")
 #: Asynchronous requests that the kernel has under way at a time; by default 12, for all nodes.
 MAX_BACKGROUND: Final = 4096
+_DEFAULT_BACKGROUND: Final = 12
+#: What the longest write takes up while it waits: 1 MiB in libfuse's buffer, and again here.
+HELD_BY_WRITE_BYTES: Final = 2 << 20
+MIN_HELD_BYTES: Final = _DEFAULT_BACKGROUND * HELD_BY_WRITE_BYTES
 #: How long a mount may take to say that it is alive.
 _PROBE_S: Final = 2.0
 _MAX_LINKS: Final = 40
@@ -231,23 +235,31 @@ class _Said:
         return [line.strip() for line in self.lines if line.strip()]
 
 
-def raise_limits(connection: int) -> None:
+def raise_limits(connection: int, max_held_bytes: int) -> int:
     """Lets the kernel have many asynchronous requests under way, where we may (root).
 
     Else its 12 stand, for all nodes together: as many that wait keep all later ones waiting.
+
+    This bounds memory too, because a write that waits holds its data here, and no request can be
+    left unread while others are to be answered: what is more than `max_held_bytes` allows stays
+    with its callers.  Synchronous writes come on top, of which the kernel sends one for each node.
+    Returns the bound in effect, in bytes.
     """
     folder = _CONNECTIONS / str(connection)
+    limit = max(_DEFAULT_BACKGROUND, min(MAX_BACKGROUND, max_held_bytes // HELD_BY_WRITE_BYTES))
     try:
         if not folder.exists():
             libc.mount_filesystem("fusectl", str(_CONNECTIONS))
         for name in ("max_background", "congestion_threshold"):
-            (folder / name).write_text(f"{MAX_BACKGROUND}\n")
+            (folder / name).write_text(f"{limit}\n")
     except OSError as error:
+        limit = _DEFAULT_BACKGROUND
         _log.info(
             "the kernel's limit of 12 background requests stands (%s); with more that wait, "
             "others on this mount wait too",
             error,
         )
+    return limit * HELD_BY_WRITE_BYTES
 
 
 def warn_of_request_timeout(sysctls: Path = Path("/proc/sys/fs/fuse")) -> None:

@@ -113,8 +113,14 @@ class NamespaceNode(Node):
 
     namespace: NamespaceLike
     controller: ControllerLike
+    #: Of the namespace's losses, those that somebody has been told of.
+    losses_told: int = attrs.field()
     #: Size and mode when it last changed.
     _shape: tuple[int, int] = attrs.field(init=False)
+
+    @losses_told.default
+    def _losses_before(self) -> int:
+        return self.namespace.losses
 
     @_shape.default
     def _first_shape(self) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import functools
 import itertools
 import logging
 import os
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple
 
 import attrs
@@ -34,7 +34,7 @@ from pyfuse3 import (
 from nvmf_transport.errors import NvmfError, ShutdownError
 from nvmf_transport.wire import Buffer
 
-from . import xattrs
+from . import processes, xattrs
 from .backend import ControlLike
 from .errnos import errno_of
 from .handles import ControlFile, ControllerFile, NamespaceFile, OpenFile, Usage
@@ -80,6 +80,8 @@ class Operations(pyfuse3.Operations):
     _control: ControlLike = attrs.field(alias="control")
     #: Called with a node's name after O_TRUNC, see `attribute_refresh`.
     _on_truncating_open: Callable[[str], None] = attrs.field(alias="on_truncating_open")
+    #: What is to be said of the daemon, by the names of attributes.
+    _state: Callable[[], Mapping[str, str]] = attrs.field(alias="state", default=dict)
     _usage: Usage = attrs.field(init=False, factory=Usage)
     _files: dict[int, OpenFile] = attrs.field(init=False, factory=dict)
     _handles: Iterator[int] = attrs.field(init=False, factory=lambda: itertools.count(1))
@@ -153,7 +155,8 @@ class Operations(pyfuse3.Operations):
         file: OpenFile
         match node:
             case NamespaceNode():
-                file = NamespaceFile.open(node, flags, self._usage)
+                opener = processes.opener_of(ctx.pid, ctx.uid)
+                file = NamespaceFile.open(node, flags, self._usage, opener)
                 if flags & os.O_TRUNC:
                     self._on_truncating_open(os.fsdecode(node.name))
             case ControllerNode():
@@ -212,14 +215,14 @@ class Operations(pyfuse3.Operations):
         # The kernel asks for attributes of its own (security.capability) before writes.
         if not name.startswith(xattrs.PREFIX.encode()):
             raise FUSEError(pyfuse3.ENOATTR)
-        value = xattrs.describe(self._node(inode), self._usage).get(name)
+        value = self._attributes(inode).get(name)
         if value is None:
             raise FUSEError(pyfuse3.ENOATTR)
         return value
 
     @replies_errno
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
-        return [XAttrNameT(name) for name in xattrs.describe(self._node(inode), self._usage)]
+        return [XAttrNameT(name) for name in self._attributes(inode)]
 
     @replies_errno
     async def setxattr(
@@ -240,6 +243,9 @@ class Operations(pyfuse3.Operations):
     # It takes whatever arguments they do.
     create = mknod = mkdir = symlink = link = _refuse  # type: ignore[assignment]
     unlink = rmdir = rename = _refuse  # type: ignore[assignment]
+
+    def _attributes(self, inode: int) -> dict[bytes, bytes]:
+        return xattrs.describe(self._node(inode), self._usage, self._state)
 
     def _node(self, inode: int) -> Node:
         node = self._nodes.get(inode)

@@ -1,5 +1,6 @@
 """Extended attributes: what is known of a node, as text, to read only."""
 
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from .handles import Usage
@@ -8,8 +9,14 @@ from .nodes import ControllerNode, ControlNode, NamespaceNode, Node
 PREFIX: Final = "user.nvme."
 
 
-def describe(node: Node, usage: Usage) -> dict[bytes, bytes]:
-    """The extended attributes of a node, by full name.  What is not known has none."""
+def describe(
+    node: Node, usage: Usage, state: Callable[[], Mapping[str, str]] = dict
+) -> dict[bytes, bytes]:
+    """The extended attributes of a node, by full name.  What is not known has none.
+
+    `state` gives more of them for the control node.
+    """
+    values: Mapping[str, str | int | None]
     match node:
         case NamespaceNode():
             values = _namespace(node)
@@ -20,6 +27,7 @@ def describe(node: Node, usage: Usage) -> dict[bytes, bytes]:
             values = {
                 "waiting_requests": usage.requests,
                 "waiting_write_bytes": usage.write_bytes,
+                **state(),
             }
         case _:
             values = {}

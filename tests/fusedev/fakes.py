@@ -9,8 +9,10 @@ from typing import Any
 import attrs
 import trio
 
-from nvmf_host.errors import EndOfNamespaceError, ReadOnlyError
-from nvmf_host.messages import ControllerInfo, NamespaceInfo
+from nvmf_host.errors import EndOfNamespaceError, KilledError, ReadOnlyError
+from nvmf_host.io_request import IoRequest, Kind, Opener
+from nvmf_host.messages import ControllerInfo, NamespaceInfo, Parameter
+from nvmf_host.namespace import Wait
 from nvmf_transport.errors import CommandError, NamespaceGoneError, ShutdownError
 from nvmf_transport.status import RESERVATION_CONFLICT
 
@@ -41,6 +43,9 @@ class FakeNamespace:
     #: What was asked of it, in order: ("write", offset, length, fua) and so on.
     calls: list[tuple[Any, ...]] = attrs.field(factory=list)
     waiting: int = 0
+    losses: int = 0
+    #: Who waits for what.
+    requests: dict[IoRequest, trio.CancelScope] = attrs.field(factory=dict)
     _gate: trio.Event = attrs.field(factory=trio.Event)
     _end: Exception | None = None
 
@@ -62,25 +67,40 @@ class FakeNamespace:
         self._end = error
         self._gate.set()
 
-    async def _live(self) -> None:
+    async def _live(self, kind: Kind, opener: Opener | None) -> None:
         self.waiting += 1
+        request = IoRequest(kind, 0, opener=opener)
+        scope = self.requests[request] = trio.CancelScope()
         try:
-            await self._gate.wait()
+            with scope:
+                await self._gate.wait()
         finally:
             self.waiting -= 1
+            del self.requests[request]
+        if scope.cancelled_caught:
+            raise KilledError("killed")
         if self._end is not None:
             raise self._end
         if self.fails_with is not None:
             raise self.fails_with
 
-    async def read(self, offset: int, length: int) -> bytes:
+    def waits(self) -> list[Wait]:
+        return [Wait(request, "paused") for request in self.requests]
+
+    def kill(self, request: IoRequest) -> None:
+        if request in self.requests:
+            self.requests[request].cancel()
+
+    async def read(self, offset: int, length: int, *, opener: Opener | None = None) -> bytes:
         self.calls.append(("read", offset, length))
-        await self._live()
+        await self._live(Kind.READ, opener)
         return bytes(self.data[offset : offset + length])
 
-    async def write(self, offset: int, data: Any, *, fua: bool = False) -> int:
+    async def write(
+        self, offset: int, data: Any, *, fua: bool = False, opener: Opener | None = None
+    ) -> int:
         self.calls.append(("write", offset, len(data), fua))
-        await self._live()
+        await self._live(Kind.WRITE, opener)
         if self.read_only:
             raise ReadOnlyError("read-only")
         if offset >= len(self.data):
@@ -89,9 +109,9 @@ class FakeNamespace:
         self.data[offset : offset + len(part)] = part
         return len(part)
 
-    async def flush(self) -> None:
+    async def flush(self, *, opener: Opener | None = None) -> None:
         self.calls.append(("flush",))
-        await self._live()
+        await self._live(Kind.FLUSH, opener)
 
     def info(self) -> NamespaceInfo:
         return NamespaceInfo(
@@ -118,6 +138,7 @@ class FakeController:
     name: str
     namespaces: dict[int, FakeNamespace] = attrs.field(factory=dict)
     state: str = "live"
+    parameters: dict[str, Parameter] = attrs.field(factory=dict)
 
     def info(self) -> ControllerInfo:
         return ControllerInfo(
@@ -139,7 +160,7 @@ class FakeController:
             attempts=0,
             next_attempt_s=None,
             associations=1,
-            parameters={},
+            parameters=self.parameters,
             queues=(),
             namespaces=tuple(each.info() for each in self.namespaces.values()),
             refused=(),
@@ -152,6 +173,7 @@ class FakeHost:
     problems: list[str] = attrs.field(factory=list)
     hangs_at_close: bool = False
     closed: bool = False
+    max_held_bytes: int | None = None
     _callbacks: list[Callable[[Any], None]] = attrs.field(factory=list)
 
     def subscribe(self, callback: Callable[[Any], None]) -> None:
@@ -255,8 +277,18 @@ class FakeSession:
         self.host.find(name).read_only = True
         self.host.tell(EventKind.CHANGED, name)
 
+    def lose(self, name: str) -> None:
+        """Acknowledged writes are lost."""
+        self.host.find(name).losses += 1
+
     def waiting(self, name: str) -> int:
         return self.host.find(name).waiting
+
+    def waits(self, name: str) -> list[dict[str, Any]]:
+        return [
+            {"kind": request.kind.value, "pid": request.opener and request.opener.pid}
+            for request in self.host.find(name).requests
+        ]
 
     def calls(self, name: str) -> list[tuple[Any, ...]]:
         calls, self.host.find(name).calls = self.host.find(name).calls, []

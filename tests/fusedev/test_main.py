@@ -31,6 +31,7 @@ def identity(monkeypatch):
         (["--connect", "127.0.0.1:x/nqn.x", "{dir}"], 64, "'x' is not a port"),
         (["--connect", "a:1/" + "n" * 224, "{dir}"], 64, "the NQN has 224 bytes"),
         (["--connect", "a:1/", "{dir}"], 64, "the NQN is empty"),
+        (["--max-held", "1M", "{dir}"], 64, "--max-held: 1M: not a size from 24M on"),
         (["{dir}/none"], 72, "no such directory; make it"),
         (["{dir}/file"], 72, "not a directory; make it"),
         (["/proc"], 73, "busy: a file system of type proc is mounted there"),

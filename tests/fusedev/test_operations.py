@@ -9,9 +9,11 @@ from typing import Any
 import pyfuse3
 import pytest
 import trio
+import trio.testing
 
 from fusedev.nodes import ROOT_INODE, NodeTable
 from fusedev.operations import Operations
+from nvmf_host.io_request import Opener
 from nvmf_transport.errors import (
     CommandError,
     ConnectionLostError,
@@ -104,6 +106,83 @@ async def test_fsync_flushes_and_close_does_not(mount):
     await mount.operations.fsync(fh, True)
     await mount.operations.release(fh)
     assert mount.namespace.calls == [("flush",), ("flush",)]
+
+
+async def test_a_loss_is_told_by_the_next_fsync_of_every_open_file_once(mount):
+    first, second = await mount.open("nvme0ns1"), await mount.open("nvme0ns1", os.O_RDONLY)
+    await mount.operations.fsync(first, False)
+    mount.namespace.losses += 1
+    for fh in (first, second):
+        with refused_with(errno.EIO):
+            await mount.operations.fsync(fh, False)
+        await mount.operations.fsync(fh, False)
+    mount.namespace.losses += 2
+    with refused_with(errno.EIO):
+        await mount.operations.fsync(first, False)
+    await mount.operations.fsync(first, False)
+
+
+async def test_a_loss_that_nobody_was_told_of_is_told_to_the_next_opener(mount):
+    writer = await mount.open("nvme0ns1")
+    await mount.operations.write(writer, 0, b"x")
+    await mount.operations.release(writer)
+    mount.namespace.losses += 1
+    first, second = await mount.open("nvme0ns1"), await mount.open("nvme0ns1")
+    for fh in (first, second):
+        with refused_with(errno.EIO):
+            await mount.operations.fsync(fh, False)
+    later = await mount.open("nvme0ns1")
+    await mount.operations.fsync(later, False)
+
+
+async def test_a_loss_is_told_even_where_the_flush_fails_first(mount):
+    fh = await mount.open("nvme0ns1")
+    mount.namespace.losses += 1
+    mount.namespace.fails_with = CommandError(INTERNAL_ERROR, "Flush")
+    with refused_with(errno.EIO):
+        await mount.operations.fsync(fh, False)
+    mount.namespace.fails_with = None
+    with refused_with(errno.EIO):
+        await mount.operations.fsync(fh, False)
+    await mount.operations.fsync(fh, False)
+
+
+async def test_a_synchronous_write_tells_what_an_fsync_would(mount):
+    synchronous = await mount.open("nvme0ns1", os.O_WRONLY | os.O_DSYNC)
+    plain = await mount.open("nvme0ns1", os.O_WRONLY)
+    mount.namespace.losses += 1
+    with refused_with(errno.EIO):
+        await mount.operations.write(synchronous, 0, b"x")
+    assert await mount.operations.write(synchronous, 0, b"x") == 1
+    assert await mount.operations.write(plain, 0, b"x") == 1
+
+
+async def test_a_request_belongs_to_whoever_opened_the_file(mount, monkeypatch):
+    monkeypatch.setattr("fusedev.processes.opener_of", lambda pid, uid: Opener(4711, 1000))
+    fh = await mount.open("nvme0ns1")
+    mount.namespace.pause()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mount.operations.read, fh, 0, 512)
+        nursery.start_soon(mount.operations.write, fh, 0, b"x")
+        nursery.start_soon(mount.operations.fsync, fh, False)
+        await trio.testing.wait_all_tasks_blocked()
+        assert [wait.request.opener for wait in mount.namespace.waits()] == [Opener(4711, 1000)] * 3
+        mount.namespace.resume()
+
+
+async def test_who_is_killed_gets_eintr(mount):
+    fh = await mount.open("nvme0ns1")
+    mount.namespace.pause()
+
+    async def read() -> None:
+        with refused_with(errno.EINTR):
+            await mount.operations.read(fh, 0, 512)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+        [wait] = mount.namespace.waits()
+        mount.namespace.kill(wait.request)
 
 
 async def test_a_read_only_namespace_opens_for_reading_alone(mount):
