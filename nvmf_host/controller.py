@@ -154,6 +154,8 @@ class Controller:
     def set_params(self, params: ConnectParams) -> None:
         """Parameters that need no new association; they hold from now on."""
         self.params = params
+        if self.association is not None:
+            self.association.params = params
         self.outage.look()
         self.attempts.look()
         self._on_changed(None)
@@ -246,6 +248,8 @@ class Controller:
             on_namespaces=self._namespaces_changed,
         ) as association:
             self.association = self.last_association = association
+            # They may have been changed while it was made.
+            association.params = self.params
             try:
                 with trio.CancelScope() as self._serving:
                     await self._identify(association, None, reconnected=self.associations > 0)
