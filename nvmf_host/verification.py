@@ -107,6 +107,7 @@ async def rewrite(
     for lost in await compare(path, log, unknown, lba_bytes, most=None):
         for slba, nlb in path.split(lost.slba, lost.nlb):
             check()
+            await trio.lowlevel.checkpoint_if_cancelled()
             # A write that nobody waits for any more could land over what is written next.
             with trio.CancelScope(shield=True):
                 await path.queue().execute(

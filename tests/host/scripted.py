@@ -147,6 +147,7 @@ class Scripted:
     ciu: int = 0
     cirn: int = 0
     cqt_ms: int = 0
+    nmic: int = 0
     serial: str = "S1"
     model: str = "scripted"
     #: CSTS follows CC so much later; None: never.
@@ -354,7 +355,9 @@ class Scripted:
                     return bytes(4096)
                 size = disk.size_lbas
                 lbaf = (LbaFormat(0, 9).to_word(), *(0,) * 63)
-                return IdentifyNamespace(nsze=size, ncap=size, nuse=size, lbaf=lbaf).pack()
+                return IdentifyNamespace(
+                    nsze=size, ncap=size, nuse=size, nmic=self.nmic, lbaf=lbaf
+                ).pack()
             case _:
                 disk = self.disks.get(entry.nsid)
                 ids = [(DescriptorType.UUID, disk.uuid)] if disk and disk.uuid else []
