@@ -6,13 +6,13 @@ NVMe/TCP: a command with or without in-capsule data, R2T, H2CData, C2HData with 
 a response.  As on a socket, nothing moves unless the end that it goes to calls `receive`.  Time
 does not pass here, so everything is exact under trio's mock clock.
 
-`LoopTransport.connections` and `connect_fault` are for those who test what happens when a network
-breaks; see `LoopConnection` in `loop_ends`.
+`LoopTransport.connections`, `on_connection` and `connect_fault` are for those who test what happens
+when a network breaks; see `LoopConnection` in `loop_ends`.
 """
 
 import enum
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -127,6 +127,8 @@ class LoopTransport:
         self._connections: list[LoopConnection] = []
         self._host_ports = 0
         self.connect_fault: ConnectFault | None = None
+        #: Called with every new connection, before anything is sent over it.
+        self.on_connection: Callable[[LoopConnection], None] | None = None
 
     @property
     def connections(self) -> list[LoopConnection]:
@@ -157,6 +159,8 @@ class LoopTransport:
         local = Address(params.host_traddr or "host", self._host_ports)
         connection = LoopConnection(Endpoint(local, AddressFamily.INTRA_HOST), endpoint, params)
         self._connections.append(connection)
+        if self.on_connection is not None:
+            self.on_connection(connection)
         try:
             if fault is not ConnectFault.SILENT:
                 listener.offer(connection)
