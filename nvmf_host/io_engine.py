@@ -118,6 +118,11 @@ class IoEngine:
             request.kind in CHANGES for request in self._waiting.values()
         )
 
+    def sends(self, path: IoPath | None, *, ambiguous: bool) -> bool:
+        """True where a request that begins now is sent at once, and over this path."""
+        sending = self.state is _S.LIVE or (self.state is _S.REPLAYING and ambiguous)
+        return sending and self._path is path
+
     def kill(self, request: IoRequest, error: Exception) -> None:
         """Ends the wait for a request with `error`."""
         if request in self._active and not request.finished:

@@ -415,15 +415,21 @@ class Namespace:
                 again = request is not None and request.ambiguous
                 merged = bytearray(nlb * size)
                 view = memoryview(merged)
+                path: IoPath | None = None
                 if start or nlb == 1:
                     await self._perform_read(
                         order, slba, 1, view[:size], ambiguous=again, opener=opener
                     )
+                    path = self.engine.path
                 if not last_is_whole and nlb > 1:
                     last = slba + nlb - 1
                     await self._perform_read(
                         order, last, 1, view[-size:], ambiguous=again, opener=opener
                     )
+                    path = path or self.engine.path
+                if not self.engine.sends(path, ambiguous=again):
+                    # What was read may be old before the write can be sent.
+                    continue
                 view[start : start + len(data)] = data
                 request = IoRequest(
                     Kind.WRITE,
