@@ -56,7 +56,8 @@ def fail(session: Session, /, device: str) -> None:
 
 def _tell(session: Session, answer: dict[str, Any]) -> None:
     info = structure(NamespaceInfo, answer)
-    if info.reason:
+    # Writes that are being sent again go on.
+    if info.state not in {"live", "replaying"}:
         session.note(f"{info.name}: {info.state}: {info.reason}")
     if session.json:
         session.show(answer)

@@ -9,6 +9,8 @@ from nvmf_host.messages import PausedResult, QuarantinedRange, WaitingRequest
 from .sizes import human_bytes
 
 _HEADINGS: Final = ("NODE", "OPERATION", "OFFSET", "LENGTH", "PID", "UID", "AGE", "HELD", "WHY")
+#: What is longer is said once, below the table.
+_MAX_REASON: Final = 60
 #: Columns of words; the others are of numbers, but for the last.
 _LEFT: Final = frozenset({0, 1})
 
@@ -16,14 +18,16 @@ _LEFT: Final = frozenset({0, 1})
 def paused_lines(result: PausedResult) -> list[str]:
     """The lines of the table; one that says so where nothing waits."""
     lines: list[str] = []
+    notes: dict[str, str] = {}
     if result.requests:
-        lines += _table([_HEADINGS, *(_row(request) for request in result.requests)])
+        lines += _table([_HEADINGS, *(_row(request, notes) for request in result.requests)])
+    lines += [f"{number} {reason}" for reason, number in notes.items()]
     lines += [_quarantined(one) for one in result.quarantine]
     lines.append(_totals(result))
     return [printable(line) for line in lines]
 
 
-def _row(request: WaitingRequest) -> tuple[str, ...]:
+def _row(request: WaitingRequest, notes: dict[str, str]) -> tuple[str, ...]:
     # A flush has neither a place nor a length.
     has_range = request.length_bytes > 0
     return (
@@ -35,17 +39,21 @@ def _row(request: WaitingRequest) -> tuple[str, ...]:
         "-" if request.uid is None else str(request.uid),
         f"{request.age_s:.1f}s",
         human_bytes(request.held_bytes),
-        _why(request),
+        _why(request, notes),
     )
 
 
-def _why(request: WaitingRequest) -> str:
+def _why(request: WaitingRequest, notes: dict[str, str]) -> str:
+    """Why it waits; a long reason goes to `notes`, by which it has a number."""
+    reason = request.reason
+    if len(reason) > _MAX_REASON:
+        reason = notes.setdefault(reason, f"[{len(notes) + 1}]")
     marks = [
         mark
         for mark, there in (("ambiguous", request.ambiguous), ("quarantine", request.quarantined))
         if there
     ]
-    return f"{', '.join(marks)}: {request.reason}" if marks else request.reason
+    return f"{', '.join(marks)}: {reason}" if marks else reason
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -100,6 +100,19 @@ def test_one_request_is_one_request():
     assert outcome.out.splitlines()[-1] == "1 request waiting, 1MB held."
 
 
+def test_a_long_reason_is_said_once():
+    first, second = "a" * 61 + "; do this", "b" * 61 + "; do that"
+    requests = tuple(
+        attrs.evolve(READ, reason=reason) for reason in (first, second, first, "short")
+    )
+
+    outcome, _ = paused(PausedResult(requests=requests, quarantine=()))
+
+    lines = outcome.out.splitlines()
+    assert [line.split()[-1] for line in lines[1:5]] == ["[1]", "[2]", "[1]", "short"]
+    assert lines[5:7] == [f"[1] {first}", f"[2] {second}"]
+
+
 def test_nothing_waits():
     outcome, _ = paused(PausedResult(requests=(), quarantine=()))
 
@@ -162,6 +175,14 @@ def test_resume_says_what_does_not_go_on():
         "nvmecontrol resume: nvme0ns1: paused: the medium does not have it; --rewrite\n"
     )
     assert outcome.json["state"] == "paused"
+
+
+def test_resume_is_quiet_where_interrupted_writes_are_sent_again():
+    answer = namespace(state="replaying", reason="writes that were interrupted are sent again")
+
+    outcome = run("resume", "--accept", "nvme0ns1", daemon=FakeDaemon({"resume": answer}))
+
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
 
 
 def test_fail():
