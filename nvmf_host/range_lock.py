@@ -91,6 +91,7 @@ class RangeLock:
     def quarantine(self, held: Held) -> None:
         """Goes on holding a range whose write has an outcome, until `release`."""
         held.quarantined = True
+        held.stuck = False
         self._unbar(held)
 
     def fail(self, held: Held, error: Exception) -> None:
@@ -168,7 +169,7 @@ class RangeLock:
                 if not barrier.blockers and barrier.granted is not None:
                     barrier.granted()
             for dependent in one.dependents:
-                if not dependent.stuck:
+                if not dependent.stuck and not dependent.quarantined:
                     dependent.stuck = True
                     todo.append(dependent)
 

@@ -166,6 +166,108 @@ TestRangeLockMachine = RangeLockMachine.TestCase
 TestRangeLockMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
+class QuarantineMachine(RuleBasedStateMachine):
+    """Ranges that go on being held: who waits for them is stuck, and no barrier waits for either.
+
+    Against the plain definition, made anew each time from a list.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = RangeLock()
+        self.line: list[tuple[Held, int, int]] = []
+        #: Barriers that were not granted yet, and who held LBAs when each was made.
+        self.barriers: list[tuple[Held, set[Held]]] = []
+        self.granted: set[Held] = set()
+
+    def is_stuck(self, index: int) -> bool:
+        held, start, end = self.line[index]
+        return not held.quarantined and any(
+            start < e and s < end and (other.quarantined or self.is_stuck(older))
+            for older, (other, s, e) in enumerate(self.line[:index])
+        )
+
+    def holders(self) -> list[Held]:
+        return [held for held, _, _ in self.line if not held.blockers and not held.quarantined]
+
+    @rule(start=STARTS, length=LENGTHS)
+    def enter(self, start: int, length: int) -> None:
+        held = self.lock.enter(start, start + length)
+        self.line.append((held, start, start + length))
+
+    @rule(start=STARTS, length=LENGTHS)
+    def inherit(self, start: int, length: int) -> None:
+        """In quarantine from its coming, whoever is there already."""
+        self.enter(start, length)
+        self.lock.quarantine(self.line[-1][0])
+
+    @precondition(lambda self: self.holders())
+    @rule(data=st.data())
+    def quarantine(self, data: st.DataObject) -> None:
+        held = data.draw(st.sampled_from(self.holders()))
+        self.lock.quarantine(held)
+        self.forget(held)
+
+    @precondition(lambda self: self.line)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        """Of a holder, of one in quarantine, or of one who waits and is cancelled."""
+        index = data.draw(st.integers(0, len(self.line) - 1))
+        held, _, _ = self.line.pop(index)
+        self.lock.release(held)
+        self.forget(held)
+
+    @rule()
+    def barrier(self) -> None:
+        barrier = self.lock.barrier()
+        barrier.granted = lambda: self.granted.add(barrier)
+        if not barrier.blockers:
+            self.granted.add(barrier)
+        self.barriers.append((barrier, set(self.holders())))
+
+    def forget(self, held: Held) -> None:
+        """It has an outcome: no barrier has to wait for it any more."""
+        for _, held_then in self.barriers:
+            held_then.discard(held)
+
+    @invariant()
+    def who_waits_for_what_is_in_quarantine_is_stuck(self) -> None:
+        for index, (held, start, end) in enumerate(self.line):
+            older = [other for other, s, e in self.line[:index] if start < e and s < end]
+            assert held.blockers == len(older)
+            if self.is_stuck(index):
+                assert held.stuck
+            if not held.blockers:
+                assert not held.stuck
+        assert all(held in self.lock._barring for held in self.holders())
+        assert not any(held.quarantined or held.stuck for held in self.lock._barring)
+
+    @invariant()
+    def a_barrier_waits_for_holders_and_for_nothing_in_quarantine(self) -> None:
+        for barrier, held_then in self.barriers:
+            assert not (barrier in self.granted and held_then)
+            if not self.holders():
+                assert barrier in self.granted
+
+    def teardown(self) -> None:
+        # Whoever holds without being in quarantine is done some day.
+        while self.holders():
+            held = self.holders()[0]
+            self.line = [each for each in self.line if each[0] is not held]
+            self.lock.release(held)
+        assert all(barrier in self.granted for barrier, _ in self.barriers)
+        assert not self.lock._barring
+        while self.line:
+            held, _, _ = self.line.pop(0)
+            self.lock.release(held)
+        assert not self.lock._pieces
+        assert not self.lock._wide
+
+
+TestQuarantineMachine = QuarantineMachine.TestCase
+TestQuarantineMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
 @given(st.lists(st.tuples(STARTS, LENGTHS, st.booleans()), max_size=12))
 def test_every_waiter_gets_its_turn(ranges):
     async def main() -> None:
