@@ -5,7 +5,7 @@ BIN := .venv/bin
 # For example: make test ARGS="-k digest -x"
 ARGS :=
 
-.PHONY: help install check format test coverage interop interop-full fuzz fuzz-short sim sim-mutations demo clean
+.PHONY: help install check format test coverage interop interop-full fuzz fuzz-short sim sim-mutations soak soak-linux times demo clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -52,6 +52,22 @@ sim: ## 10,000 scenarios of faults against the whole host and controller, in mem
 sim-mutations: ## that the simulation finds what is broken on purpose
 	@scripts/bootstrap test
 	$(BIN)/python -m tests.sim.mutations $(ARGS)
+
+soak: ## verified writes for ten minutes each while connections are cut and targets killed
+	@scripts/bootstrap test
+	$(BIN)/python -m tests.reliability.soak --mode cut --lba 512 $(ARGS)
+	$(BIN)/python -m tests.reliability.soak --mode cut --lba 4096 --digests $(ARGS)
+	$(BIN)/python -m tests.reliability.soak --mode kill --target nvmfd-file --digests $(ARGS)
+	$(BIN)/python -m tests.reliability.soak --mode kill --target nvmfd-volatile $(ARGS)
+
+soak-linux: ## the same cuts, with the target of a Linux kernel in qemu
+	@scripts/bootstrap peers
+	$(BIN)/python -m tests.reliability.soak --mode cut --target linux $(ARGS)
+
+times: ## how soon losses are found and I/O goes on, and what waiting I/O costs others
+	@scripts/bootstrap test
+	$(BIN)/python -m tests.reliability.times $(ARGS)
+	$(BIN)/python -m tests.reliability.isolation
 
 demo: install ## mount a namespace, lose the controller, get it back
 	@scripts/demo
