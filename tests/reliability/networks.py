@@ -62,12 +62,13 @@ class Network:
 
     def slow_down(self, rate: str) -> None:
         """As tc writes rates: 20mbit."""
+        shape = ("tbf", "rate", rate, "burst", "64k", "latency", "200ms")
         for name, device in ((self.target, "cable1"), (self.host, "cable0")):
-            run(
-                *self.enter(name),
-                *("tc", "qdisc", "replace", "dev", device, "root", "tbf", "rate", rate),
-                *("burst", "64k", "latency", "100ms"),
-            )
+            run(*self.enter(name), "tc", "qdisc", "replace", "dev", device, "root", *shape)
+
+    def full_speed(self) -> None:
+        for name, device in ((self.target, "cable1"), (self.host, "cable0")):
+            run(*self.enter(name), "tc", "qdisc", "del", "dev", device, "root")
 
     def unplug(self) -> None:
         self._in_target("ip", "link", "set", "cable1", "down")

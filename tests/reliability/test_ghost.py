@@ -8,6 +8,8 @@ import json
 import os
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -91,12 +93,10 @@ def _paused(on: Rig) -> dict[str, list[dict[str, object]]]:
     return found
 
 
-@pytest.mark.fuse
-@pytest.mark.timeout(60)
-def test_a_newer_write_waits_until_the_old_controller_was_reset(tmp_path):
-    plan = tmp_path / "plan.toml"
+def _reset(folder: Path) -> None:
+    plan = folder / "plan.toml"
     plan.write_text(_GHOST.format(seconds=1.5))
-    with rig(tmp_path, mib=4, options=("--faults", plan)) as on:
+    with rig(folder, mib=4, options=("--faults", plan)) as on:
         on.connect("-r", "1")
         newer, landed_at = _lose_a_and_write_b(on, 1.5)
         newer.finish(10)
@@ -105,12 +105,10 @@ def test_a_newer_write_waits_until_the_old_controller_was_reset(tmp_path):
         _see_that_b_stays(on, newer, landed_at)
 
 
-@pytest.mark.fuse
-@pytest.mark.timeout(60)
-def test_a_newer_write_waits_until_the_old_controller_has_noticed(tmp_path):
-    plan = tmp_path / "plan.toml"
+def _time(folder: Path) -> None:
+    plan = folder / "plan.toml"
     plan.write_text(_GHOST.format(seconds=2) + _WITHOUT_RESET)
-    with rig(tmp_path, mib=4, options=("--faults", plan)) as on:
+    with rig(folder, mib=4, options=("--faults", plan)) as on:
         on.connect("-r", "1", "-k", "1")
         newer, landed_at = _lose_a_and_write_b(on, 2)
         eventually(lambda: on.namespace()["waiting_requests"] == 1, "B waits")
@@ -126,12 +124,10 @@ def test_a_newer_write_waits_until_the_old_controller_has_noticed(tmp_path):
         _see_that_b_stays(on, newer, landed_at)
 
 
-@pytest.mark.fuse
-@pytest.mark.timeout(60)
-def test_a_newer_write_waits_until_the_operator_vouches(tmp_path):
-    plan = tmp_path / "plan.toml"
+def _operator(folder: Path) -> None:
+    plan = folder / "plan.toml"
     plan.write_text(_GHOST.format(seconds=1) + _WITHOUT_RESET)
-    with rig(tmp_path, mib=4, options=("--faults", plan)) as on:
+    with rig(folder, mib=4, options=("--faults", plan)) as on:
         # Without Keep Alive nobody knows when the old controller will have noticed.
         on.connect("-r", "1", "-k", "0")
         newer, landed_at = _lose_a_and_write_b(on, 1)
@@ -142,6 +138,35 @@ def test_a_newer_write_waits_until_the_operator_vouches(tmp_path):
         on.mount.nvmecontrol("reconnect", "--fenced", "nvme0")
         newer.finish(5)
         _see_that_b_stays(on, newer, landed_at)
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[None]]]:
+    """How each story ends: they wait most of the time, and so are told beside each other."""
+    stories = {"reset": _reset, "time": _time, "operator": _operator}
+    with ThreadPoolExecutor() as pool:
+        yield {
+            name: pool.submit(story, tmp_path_factory.mktemp(name))
+            for name, story in stories.items()
+        }
+
+
+@pytest.mark.fuse
+@pytest.mark.timeout(60)
+def test_a_newer_write_waits_until_the_old_controller_was_reset(ends):
+    ends["reset"].result()
+
+
+@pytest.mark.fuse
+@pytest.mark.timeout(60)
+def test_a_newer_write_waits_until_the_old_controller_has_noticed(ends):
+    ends["time"].result()
+
+
+@pytest.mark.fuse
+@pytest.mark.timeout(60)
+def test_a_newer_write_waits_until_the_operator_vouches(ends):
+    ends["operator"].result()
 
 
 async def _story_in_memory() -> bytes:
