@@ -152,6 +152,13 @@ def limit_options(default: Callable[[str], str], *, kept: bool) -> list[click.Pa
             help="After a longer loss, writes that wait go on by themselves only where no other "
             "host can have written meanwhile." + default("600"),
         ),
+        click.Option(
+            ["command_age_s", "--command-age"],
+            type=Seconds(1, MAX_LIMIT_S, also=0),
+            metavar="SECONDS",
+            help="A command that is not answered for so long ends the connection, which is then "
+            "made again; 0: never." + default("60"),
+        ),
     ]
 
 
@@ -328,9 +335,10 @@ def connect(session: Session, address: str, subnqn: str, **options: Any) -> None
 def reconnect(session: Session, device: str, address: str | None, **options: Any) -> None:
     """Connect the lost controller nvmeX again, at once, at ADDRESS:PORT if given.
 
-    With --fenced also while it is connected: then only the quarantine ends.  Returns once the I/O
-    that waited goes on, where it may.  Prints nothing unless a namespace does not go on; `devlist`
-    says why it does not, and what to do.
+    The address and the options hold for all later attempts, even where this one fails.  With
+    --fenced also while it is connected: then only the quarantine ends.  Returns once the I/O that
+    waited goes on, where it may.  Prints nothing unless a namespace does not go on; `devlist` says
+    why it does not, and what to do.
     """
     from nvmecontrol.answers import structure
     from nvmf_host.messages import ConnectResult, ReconnectRequest

@@ -17,13 +17,13 @@ from .connect import limit_options
 def set(session: Session, /, device: str, **limits: Any) -> None:  # noqa: A001  # the command's name
     """Change how long a controller is waited for; it holds at once, connected or lost.
 
-    Times count from the loss.  What is not given stays as it is; `devlist --json` shows it.
+    Limits count from the loss.  What is not given stays as it is; `devlist --json` shows it.
     """
     name = session.device(device)
     given = {field: value for field, value in limits.items() if value is not None}
     if not given:
         raise usage(
-            "none; give at least one of -r, -l, --fast-io-fail-tmo and --replay-limit",
+            "none; give -r, -l, --fast-io-fail-tmo, --replay-limit or --command-age",
             field="parameter",
             label="OPTIONS",
         )

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -43,18 +44,19 @@ class Stage:
 
     def start(self, *options: str, port: int = 0) -> programs.Nvmfd:
         """A controller that serves the disk: each is the same one to the host."""
-        arguments = ("-n", SUBNQN, *options, self.disk)
+        arguments: list[str | Path] = ["-n", SUBNQN, *options, self.disk]
         target = self._stack.enter_context(
             programs.nvmfd(*arguments, log=self.folder / "nvmfd.log", port=port)
         )
         self._stack.callback(target.process.kill)
         return target
 
-    def ask(self, *arguments: str) -> dict:
-        return json.loads(self.mount.nvmecontrol(*arguments, "--json").stdout)
+    def ask(self, *arguments: str) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self.mount.nvmecontrol(*arguments, "--json").stdout)
+        return answer
 
-    def waits(self) -> list[dict]:
-        return self.ask("paused")["requests"]
+    def waits(self) -> list[dict[str, Any]]:
+        return list(self.ask("paused")["requests"])
 
     def open(self, flags: int) -> int:
         fd = os.open(self.node, flags)

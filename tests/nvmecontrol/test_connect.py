@@ -41,6 +41,8 @@ def test_connect_prints_the_name_of_the_device_alone():
         ("--fast-io-fail -1", {}),
         ("--replay-limit 0", {"replay_limit_s": 0.0}),
         ("--replay-limit 600", {}),
+        ("--command-age 0", {"command_age_s": 0.0}),
+        ("--command-age 60", {}),
         ("-c static", {"cntlid": "static"}),
         ("--cntlid 0x10", {"cntlid": "16"}),
         ("-c dynamic", {}),

@@ -201,6 +201,7 @@ def test_fail():
         ("-l 60 --replay-limit 30", {"ctrl_loss_tmo_s": 60.0, "replay_limit_s": 30.0}),
         ("-l 0 --fast-io-fail-tmo -1", {"ctrl_loss_tmo_s": -1.0, "fast_io_fail_s": -1.0}),
         ("--fast-io-fail-tmo 0", {"fast_io_fail_s": 0.0}),
+        ("--command-age 0", {"command_age_s": 0.0}),
     ],
 )
 def test_set_sends_what_was_given(options, fields):
@@ -222,7 +223,7 @@ def test_set_as_json_is_the_controller():
     ("arguments", "line"),
     [
         ("set nvme0",
-         "set: OPTIONS: none; give at least one of -r, -l, --fast-io-fail-tmo and --replay-limit"),
+         "set: OPTIONS: none; give -r, -l, --fast-io-fail-tmo, --replay-limit or --command-age"),
         ("set -r 1", "set: nvmeX: missing; see `nvmecontrol set --help`"),
         ("resume nvme0", "resume: DEVICE nvme0: a controller; give a namespace, as nvmeXnsY"),
         ("fail nvme0", "fail: DEVICE nvme0: a controller; give a namespace, as nvmeXnsY"),
