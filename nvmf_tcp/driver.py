@@ -8,9 +8,11 @@ trio's own socket methods yield twice per call, which at these rates is most of 
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import struct
+import termios
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, Generic, TypeVar
 
@@ -38,6 +40,9 @@ YIELD_EVERY: Final = 32
 
 #: struct linger: on, no time.
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
+
+#: What TIOCOUTQ, which is SIOCOUTQ, answers (tcp(7)).
+_INT: Final = struct.Struct("i")
 
 HANDSHAKE_STEP: Final = "ICReq/ICResp"
 
@@ -71,7 +76,22 @@ class Driver(Generic[EventT]):
                 yield
         finally:
             trio.lowlevel.notify_closing(self._sock)
+            self._forget_unacknowledged()
             self._sock.close()
+
+    def _forget_unacknowledged(self) -> None:
+        """Lets a host's last byte have left when its socket is closed.
+
+        The kernel would go on sending commands that the peer has not acknowledged, long after the
+        host has begun to count how long they may take effect.
+        """
+        if self._lingers:
+            return
+        with contextlib.suppress(OSError):
+            unacknowledged = fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(4))
+            # One is the end itself.
+            if _INT.unpack(unacknowledged)[0] > 1:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
 
     # Sending.
 

@@ -351,6 +351,34 @@ async def test_a_breach_sends_a_term_req_and_waits_for_the_peer_to_close():
     assert (got[0].fes, got[0].fei) == (1, 8)
 
 
+async def test_what_a_host_sent_and_nobody_took_is_not_sent_after_its_end():
+    closed, over = trio.Event(), trio.Event()
+    taken = 0
+    reset = False
+
+    async def script(stream):
+        nonlocal taken, reset
+        await receive_exactly(stream, 128)
+        await stream.send_all(ic_resp())
+        await closed.wait()
+        try:
+            while data := await stream.receive_some(1 << 20):
+                taken += len(data)
+        except trio.BrokenResourceError:
+            reset = True
+        over.set()
+
+    async with scripted_controller(script) as endpoint:
+        params = HostQueueParams(entries=4096, in_capsule_bytes=8192)
+        async with TcpTransport().connect(endpoint, params, deadline=soon()) as host:
+            for cid in range(2000):
+                host.transmit(write_command(cid, bytes(8192)))
+        closed.set()
+        await over.wait()
+    assert reset
+    assert taken < 2000 * 8192
+
+
 async def test_a_term_req_from_the_controller_is_named():
     async def script(stream):
         await receive_exactly(stream, 128)
