@@ -191,7 +191,7 @@ class Host:
         return f"nvme{number}"
 
     def _refuse_duplicate(self, params: ConnectParams, itself: Controller | None) -> None:
-        if params.duplicate:
+        if params.duplicate or (itself is not None and itself.params.key == params.key):
             return
         for other in self.controllers.values():
             if other is not itself and other.params.key == params.key:

@@ -131,6 +131,21 @@ async def test_reconnecting_onto_anothers_connection_is_refused(autojump_clock, 
         assert second.state is ControllerState.LIVE
 
 
+async def test_the_first_of_two_that_were_allowed_is_reconnected_where_it_was(
+    autojump_clock, announce
+):
+    announce("same namespace")
+    announce("association lost")
+    target = Scripted()
+    async with scripted(target), hosting(target.network) as (host, _):
+        first = await host.connect(params())
+        target.close_queue(0)
+        await in_state(first, ControllerState.LOST)
+        await host.connect(params(duplicate=True))
+        await host.reconnect(first, first.params)
+        assert first.state is ControllerState.LIVE
+
+
 async def test_a_second_path_is_read_only_until_the_first_goes(autojump_clock, announce):
     announce("nvme1ns1 is the same namespace as nvme0ns1")
     announce("nvme2ns1 is the same namespace as nvme0ns1")
