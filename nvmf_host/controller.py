@@ -441,8 +441,10 @@ class Controller:
         self.closed.set()
 
     def _move(self, new: ControllerState) -> None:
+        # An attempt to reconnect is part of the loss, whose time goes on.
+        if {self.state, new} != {_S.LOST, _S.RECONNECTING}:
+            self.since = trio.current_time()
         self.state = moved(CONTROLLER_TRANSITIONS, self.state, new)
-        self.since = trio.current_time()
         self._on_changed(None)
 
 

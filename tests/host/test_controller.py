@@ -721,3 +721,20 @@ async def test_what_is_shown_in_each_state(autojump_clock, announce):
         assert info.serial == "S1"
         assert info.since_s == pytest.approx(5, abs=0.01)
         assert "closed" in info.last_error
+
+
+async def test_the_time_of_a_loss_goes_on_while_attempts_are_made(autojump_clock, announce):
+    announce("association lost")
+    announce("refused")
+    target = Scripted()
+    async with scripted(target), hosting(target.network) as (host, _):
+        controller = await host.connect(params())
+        await lose(target, controller)
+        await in_state(controller, LOST)
+        await trio.sleep(3)
+        target.network.connect_fault = ConnectFault.REFUSE
+        with pytest.raises(UnreachableError):
+            await host.reconnect(controller, controller.params)
+        await in_state(controller, LOST)
+        await trio.sleep(4)
+        assert controller.info().since_s == pytest.approx(7, abs=0.01)
