@@ -118,9 +118,19 @@ class Daemon:
             self.host.max_held_bytes = mount.raise_limits(connection, self.max_held_bytes)
             if self.connect is not None:
                 await self.connect()
-            print(f"ready {self.point.path}", flush=True)  # noqa: T201  # what others wait for
+            self._say_ready()
             notify_service_manager("READY=1")
             nursery.cancel_scope.cancel()
+
+    def _say_ready(self) -> None:
+        """Prints what others wait for."""
+        try:
+            print(f"ready {self.point.path}", flush=True)  # noqa: T201
+        except OSError as error:
+            raise StartError(
+                f"standard output: {error.strerror}; give one that can be written to",
+                mount.EX_OSERR,
+            ) from None
 
     async def _see_control_node(self) -> None:
         """Returns once the control node answers, as anybody else would see it."""

@@ -42,6 +42,7 @@ _PROGRAM = "fusedev"
     "in the kernel. Root only: else it is 24M. [default: half of the memory, at most 8G]",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Say more on standard error.")
+@click.version_option(package_name="nvmf-fuse", prog_name=_PROGRAM)
 @click.argument("directory", metavar="[DIR]", required=False)
 def command(
     connects: tuple[str, ...],

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -246,7 +247,8 @@ class Root(click.Group):
 
     def _run(self, arguments: list[str], session: Session) -> int:
         code = super().main(arguments, PROGRAM, standalone_mode=False, obj=session)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by whoever started us
+            sys.stdout.flush()
         return code if isinstance(code, int) else 0
 
 
@@ -271,7 +273,9 @@ def _tell(session: Session, failure: Failure) -> int:
     if failure.field is None and session.subject is not None:
         failure.field, failure.value = session.subject
     if session.json:
-        session.show({"error": failure.to_json()})
+        # Standard output may be what has failed.
+        with suppress(OSError):
+            session.show({"error": failure.to_json()})
     click.echo(failure.line(session.command, session.labels), err=True)
     return failure.exit_code
 

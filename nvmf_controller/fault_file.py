@@ -34,15 +34,15 @@ def read_fault_plan(path: str) -> FaultPlan:
         ) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"not UTF-8: {error.reason}", field="faults", value=path) from None
-    return parse_fault_plan(text)
+    return parse_fault_plan(text, path)
 
 
-def parse_fault_plan(text: str) -> FaultPlan:
-    """The plan that a TOML document describes.  Raises `ConfigError`."""
+def parse_fault_plan(text: str, name: str = "plan") -> FaultPlan:
+    """The plan that a TOML document describes; errors call it `name`.  Raises `ConfigError`."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"not TOML: {error}; mend it", field="faults", value="plan") from None
+        raise ConfigError(f"not TOML: {error}; mend it", field="faults", value=name) from None
     try:
         return _converter.structure(document, FaultPlan)
     except (ClassValidationError, IterableValidationError) as error:

@@ -59,11 +59,13 @@ class Options:
     "listen",
     multiple=True,
     metavar="ADDRESS",
-    help="Address to listen on, with or without :PORT; may be repeated.  [127.0.0.1]",
+    help="Address to listen on, with or without :PORT; may be given again.  "
+    f"[default: {_DEFAULT_ADDRESS}]",
 )
 @click.option(
     "-p",
     "--port",
+    metavar="PORT",
     type=click.IntRange(0, 65535),
     default=4420,
     show_default=True,
@@ -72,6 +74,7 @@ class Options:
 @click.option(
     "-P",
     "--discovery-port",
+    metavar="PORT",
     type=click.IntRange(0, 65535),
     default=8009,
     show_default=True,
@@ -81,9 +84,11 @@ class Options:
     "-n",
     "--subnqn",
     metavar="NQN",
-    help="NQN of the subsystem.  [one that is made once and kept in the state folder]",
+    help="NQN of the subsystem.  [default: one that is made once and kept in the state folder]",
 )
-@click.option("-t", "--transport", default="tcp", show_default=True, help="Transport.")
+@click.option(
+    "-t", "--transport", metavar="NAME", default="tcp", show_default=True, help="Transport: tcp."
+)
 @click.option("--read-only", is_flag=True, help="Write-protect every namespace.")
 @click.option(
     "--volatile-cache",
@@ -105,6 +110,7 @@ class Options:
     help="Most data in one PDU of a write (MAXH2CDATA).",
 )
 @click.option("-v", "--verbose", count=True, help="Say more: connections; -vv: every command.")
+@click.version_option(package_name="nvmf-fuse", prog_name="nvmfd")
 @click.argument("device", nargs=-1, required=True)
 def command(
     listen: tuple[str, ...],
@@ -119,7 +125,7 @@ def command(
     verbose: int,
     device: tuple[str, ...],
 ) -> None:
-    """Serves each DEVICE as a namespace (NSID 1, 2, ...) until SIGTERM or SIGINT.
+    """Serve each DEVICE as a namespace (NSID 1, 2, ...) until SIGTERM or SIGINT.
 
     DEVICE is ramdisk:SIZE[:512|:4096] or the path of a file or block device, with :512 or :4096
     after it; SIZE takes K, M, G and T.  The LBA size is 512 by default, a block device's own for
@@ -316,9 +322,7 @@ async def _serve(
 def _announce(server: Server) -> None:
     io = " ".join(f"io={endpoint}" for endpoint in server.endpoints)
     discovery = (server.discovery_endpoints or server.endpoints)[0]
-    line = f"ready {io} discovery={discovery} subnqn={server.subsystem.nqn}\n"
-    sys.stdout.write(line)
-    sys.stdout.flush()
+    click.echo(f"ready {io} discovery={discovery} subnqn={server.subsystem.nqn}")
     _notify_ready()
 
 

@@ -79,6 +79,7 @@ def test_service_manager_is_told(start, tmp_path, monkeypatch):
         (("-t", "rdma", "ramdisk:1M"), 64, "rdma.*available: tcp"),
         (("-H", "4098", "ramdisk:1M"), 64, "4098"),
         (("ramdisk:1X",), 64, "1X"),
+        (("--faults", __file__, "ramdisk:1M"), 64, "faults .*test_nvmfd.py: not TOML"),
         ((*ANY_PORT, "/nonexistent"), 1, "/nonexistent: No such file"),
         ((*ANY_PORT, "-l", "192.0.2.1", "ramdisk:1M"), 1, "192.0.2.1"),
     ],

@@ -1,6 +1,6 @@
 """From start to end: what is refused, and every way of stopping."""
 
-# ruff: noqa: PTH116
+# ruff: noqa: PTH116, PTH123
 
 import contextlib
 import errno
@@ -180,6 +180,19 @@ def test_a_missing_directory_is_refused(tmp_path):
     code, said = refused(tmp_path / "none")
     assert code == 72
     assert "no such directory" in said
+
+
+def test_an_output_that_takes_no_ready_line_ends_it(directory):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fusedev.main", str(directory)],
+            stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=15,
+        )  # fmt: skip
+    assert done.returncode == 71
+    assert done.stderr == (
+        "fusedev: standard output: No space left on device; give one that can be written to\n"
+    )
+    assert not mounts(directory)
 
 
 def test_readiness_and_the_end_are_told_to_a_service_manager(directory, tmp_path):

@@ -1,6 +1,7 @@
 """The command line: what is refused, how, and with which exit code."""
 
 import logging
+import re
 import uuid
 
 import pytest
@@ -46,6 +47,11 @@ def test_every_refusal_is_one_line_and_an_exit_code(arguments, code, said, tmp_p
     assert err.startswith("fusedev: ")
     assert err.count("\n") == 1
     assert said in err
+
+
+def test_version(capsys):
+    assert main._exit_code(["--version"]) == 0
+    assert re.fullmatch(r"fusedev, version \S+\n", capsys.readouterr().out)
 
 
 def test_help_is_no_error(capsys):

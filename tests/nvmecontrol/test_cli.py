@@ -1,6 +1,9 @@
 """What holds for every command: errors, --json, --dev, help, and how fast it starts."""
 
+import errno
+import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +21,13 @@ from nvmf_transport import fabrics
 from nvmf_transport.nvme import DsmRange
 
 from .fakes import FakeDaemon, FakeDiscovery, controller, run
+
+
+class FullOutput(io.StringIO):
+    """A file on a full disk."""
+
+    def write(self, text, /):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _all_commands():
@@ -205,6 +215,7 @@ def test_defaults_and_ranges_in_help_texts_are_those_of_the_host():
     assert options.MAX_IO_QUEUES == config.MAX_IO_QUEUES
     assert options.MAX_QUEUE_ENTRIES == fabrics.MAX_QUEUE_ENTRIES
     assert options.MAX_KATO_S == config.MAX_KATO_S
+    assert f"[default: {connect_default('command_age_s'):g}]" in " ".join(text.split())
     assert f"[default: {connect_default('replay_limit_s'):g}]" in " ".join(text.split())
     assert options.MAX_DELAY_S == config.MAX_DELAY_S
     assert options.MAX_LIMIT_S == config.MAX_LIMIT_S
@@ -253,6 +264,21 @@ def test_the_session_is_closed_after_each_command():
         cli.main(["devlist"], obj=session)
 
     assert daemon.closed == 1
+
+
+@pytest.mark.parametrize("arguments", [["devlist"], ["--json", "devlist"]])
+def test_output_that_cannot_be_written_is_said(arguments, monkeypatch, capsys):
+    daemon = FakeDaemon({"devlist": DevlistResult(controllers=(controller(),))})
+    with monkeypatch.context() as context:
+        context.setattr(sys, "stdout", FullOutput())
+        with pytest.raises(SystemExit) as end:
+            cli.main(arguments, obj=Session(open_node=daemon.open, discover=FakeDiscovery()))
+
+    assert end.value.code == 74
+    assert capsys.readouterr().err == (
+        "nvmecontrol devlist: No space left on device; the output cannot be written; "
+        "make room for it\n"
+    )
 
 
 def test_version():
