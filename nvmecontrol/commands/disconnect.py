@@ -26,7 +26,8 @@ def _disconnect(session: Session, device: str | None) -> None:
 def disconnect(session: Session, device: str) -> None:
     """Shut down a controller, or all controllers of SUBNQN, and remove the nodes.
 
-    Returns once the controller has shut down and the nodes are gone.  I/O that waits fails.
+    A namespace stands for its controller: all of that one's nodes go.  Returns once the
+    controller has shut down and the nodes are gone.  I/O that waits fails.
     """
     # An NQN may have slashes in it; the path of a node ends in the name of one.
     is_path = "/" in device and is_device_name(device.rpartition("/")[2])

@@ -99,6 +99,8 @@ def dsm(
             field="blocks",
             label="--blocks",
         )
+    if 0 in blocks:
+        raise usage("out of range; give at least 1 LBA", field="blocks", value=0, label="--blocks")
     if len(slbs) > MAX_RANGES:
         raise usage(f"{len(slbs)} ranges; give at most {MAX_RANGES}", field="slbs", label="--slbs")
     session.request(DeallocateRequest(device=name, ranges=tuple(zip(slbs, blocks, strict=True))))

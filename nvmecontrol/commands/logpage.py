@@ -11,7 +11,7 @@ from nvmecontrol.answers import structure
 from nvmecontrol.cli import Command, Session, pass_session
 from nvmecontrol.failure import NO_SUCH_LOG_PAGE, Failure, usage
 from nvmecontrol.options import U16_MAX, U64_MAX, Number, bad_value, parse_number
-from nvmecontrol.pages import BY_LID, BY_NAME, UNKNOWN_BYTES, Page, page_table, unknown_page
+from nvmecontrol.pages import BY_LID, BY_NAME, PAGES, UNKNOWN_BYTES, Page, page_table, unknown_page
 from nvmecontrol.text.discovery import discovery_lines
 from nvmecontrol.text.dump import hex_lines
 from nvmecontrol.text.labels import as_json
@@ -29,7 +29,13 @@ MAX_DISCOVERY_ENTRIES = 1024
 
 def _check_page(context: click.Context, parameter: click.Parameter, value: str) -> Page:
     if value == "help":
-        click.echo("\n".join(page_table()))
+        session = context.find_object(Session)
+        if session is not None and session.json:
+            session.show(
+                {"pages": [{"lid": p.lid, "name": p.name, "title": p.title} for p in PAGES]}
+            )
+        else:
+            click.echo("\n".join(page_table()))
         context.exit(0)
     if value.lower() in BY_NAME:
         return BY_NAME[value.lower()]

@@ -60,11 +60,14 @@ def _fails_fast(seconds: float) -> str:
 
 def _fences(controller: ControllerInfo) -> Iterator[str]:
     if controller.fences:
-        plural = "s" if controller.fences != 1 else ""
         yield (
-            f"{_INDENT}{controller.fences} earlier connection{plural} may still execute writes; "
+            f"{_INDENT}{_count(controller.fences, 'earlier connection')} may still execute writes; "
             f"see nvmecontrol paused {controller.name}"
         )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _next_attempt(controller: ControllerInfo) -> str:
@@ -86,12 +89,11 @@ def _namespace_lines(namespace: NamespaceInfo, *, human: bool) -> Iterator[str]:
     if namespace.state != "live":
         traits.append(namespace.state)
     if namespace.waiting_requests:
-        traits.append(f"{namespace.waiting_requests} requests waiting")
+        traits.append(f"{_count(namespace.waiting_requests, 'request')} waiting")
     if namespace.ambiguous_writes:
-        traits.append(f"{namespace.ambiguous_writes} writes ambiguous")
+        traits.append(f"{_count(namespace.ambiguous_writes, 'write')} ambiguous")
     if namespace.quarantined_ranges:
-        plural = "s" if namespace.quarantined_ranges != 1 else ""
-        traits.append(f"{namespace.quarantined_ranges} range{plural} in quarantine")
+        traits.append(f"{_count(namespace.quarantined_ranges, 'range')} in quarantine")
     if namespace.unflushed_bytes:
         traits.append(f"{human_bytes(namespace.unflushed_bytes)} unflushed")
     line = f"  {namespace.name:>10} ({size})"

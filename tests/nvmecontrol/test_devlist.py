@@ -96,7 +96,7 @@ def test_whatever_is_not_as_it_should_be_is_said_with_its_cure():
  nvme2: Linux (disconnected for 0 seconds)
           attempts: 1; the next to 192.0.2.1:4420 is under way
  nvme3: Linux (connected via TCP 192.0.2.1:4420)
-    nvme3ns1 (64MB) paused, 1 requests waiting
+    nvme3ns1 (64MB) paused, 1 request waiting
             UUID was aa, is bb; disconnect it, or bring the old one back
     nvme3ns2 (64MB) read-only, same as nvme0ns1
           NSID 7 not served: 8 bytes of metadata; format it without
@@ -149,7 +149,7 @@ def test_what_is_about_to_happen_and_what_stands_in_the_way_is_said():
           disconnected, and waiting I/O lost, in 47.1 seconds (controller loss timeout); \
 nvmecontrol set -l 0 nvme0 stops that
           1 earlier connection may still execute writes; see nvmecontrol paused nvme0
-    nvme0ns1 (64MB) held, 2 requests waiting, 1 writes ambiguous, 1 range in quarantine, \
+    nvme0ns1 (64MB) held, 2 requests waiting, 1 write ambiguous, 1 range in quarantine, \
 1.5MB unflushed
             connection lost: closed by the peer
  nvme1: Linux (disconnected for 42 seconds)

@@ -217,7 +217,7 @@ def test_control_c_ends_a_wait(mount, target, tmp_path):
          "nvme0ns1"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    while "requests waiting" not in nvmecontrol(directory, "devlist").out:
+    while "request waiting" not in nvmecontrol(directory, "devlist").out:
         assert time.monotonic() < deadline
 
     waiting.send_signal(signal.SIGINT)
@@ -225,7 +225,7 @@ def test_control_c_ends_a_wait(mount, target, tmp_path):
     out, err = waiting.communicate(timeout=5)
     assert (out, err.strip()) == ("", "")
     assert waiting.returncode == 130
-    while "requests waiting" in nvmecontrol(directory, "devlist").out:
+    while "request waiting" in nvmecontrol(directory, "devlist").out:
         assert time.monotonic() < deadline
     assert nvmecontrol(directory, "disconnect-all").code in {0, 74}
 

@@ -42,6 +42,7 @@ def test_requests(arguments, request_fields):
         ("dsm -s 0 nvme0ns1", "dsm: --blocks: missing; see `nvmecontrol dsm --help`"),
         ("dsm -s 0,1 -b 8 nvme0ns1",
          "dsm: --blocks: 1 lengths for 2 ranges; give as many as with --slbs"),
+        ("dsm -s 0,1 -b 8,0 nvme0ns1", "dsm: --blocks 0: out of range; give at least 1 LBA"),
         ("dsm -s 0,x -b 8,8 nvme0ns1",
          f"dsm: --slbs x: not a number in range; give 0 to {U64}, between commas"),
         ("dsm -s 0 -b 0x100000000 nvme0ns1",

@@ -1,5 +1,6 @@
 """logpage: what is asked for, and how each page is shown."""
 
+import json
 import struct
 
 import attrs
@@ -368,3 +369,9 @@ def test_the_table_of_pages():
         "01h   error                 Error Information                     text",
     ]
     assert "no vendors" in run("logpage", "-v", "help").out
+
+
+def test_the_table_of_pages_as_json():
+    pages = json.loads(run("--json", "logpage", "-p", "help").out)["pages"]
+
+    assert pages[0] == {"lid": 1, "name": "error", "title": "Error Information"}
