@@ -34,6 +34,7 @@ from .range_lock import Held
 from .relief import Relief
 from .scan import NamespaceDescription
 from .state import NamespaceState
+from .unaligned import write_unaligned
 from .verdict import SubsystemIdentity
 
 #: Zeroing works through its range in windows, so that it never holds more than this many commands.
@@ -135,8 +136,16 @@ class Namespace:
             return b""
         slba, nlb = self._lbas(offset, length)
         data = bytearray(nlb * self.lba_bytes)
-        await self._perform_read(
-            self.engine.next_order(), slba, nlb, memoryview(data), opener=opener
+        await self.engine.perform(
+            IoRequest(
+                Kind.READ,
+                self.engine.next_order(),
+                slba,
+                nlb,
+                lba_bytes=self.lba_bytes,
+                data=data,
+                opener=opener,
+            )
         )
         if nlb * self.lba_bytes == length:
             return data
@@ -177,7 +186,7 @@ class Namespace:
         )
         held = await self._enter(request)
         if nlb * self.lba_bytes != length:
-            await self._write_unaligned(held, request, offset)
+            await write_unaligned(self.engine, self.line, held, request, offset)
         else:
             with self.line.holding(held, request):
                 await self.engine.perform(request)
@@ -358,28 +367,6 @@ class Namespace:
             # sends no command, which could fail by itself.
             await self.engine.perform(IoRequest(Kind.READ, self.engine.next_order()))
 
-    async def _perform_read(
-        self,
-        order: int,
-        slba: int,
-        nlb: int,
-        into: memoryview,
-        *,
-        ambiguous: bool = False,
-        opener: Opener | None = None,
-    ) -> None:
-        request = IoRequest(
-            Kind.READ,
-            order,
-            slba,
-            nlb,
-            lba_bytes=self.lba_bytes,
-            data=into,
-            ambiguous=ambiguous,
-            opener=opener,
-        )
-        await self.engine.perform(request)
-
     async def _perform_change(self, request: IoRequest) -> None:
         held = await self._enter(request)
         with self.line.holding(held, request):
@@ -400,55 +387,6 @@ class Namespace:
     async def _enter(self, request: IoRequest) -> Held:
         self.engine.check()
         return await self.line.enter(request)
-
-    async def _write_unaligned(self, held: Held, asked: IoRequest, offset: int) -> None:
-        """Reads the LBAs at the edges of what was asked for, merges, writes."""
-        size, order, opener = self.lba_bytes, asked.order, asked.opener
-        slba, nlb, data = asked.slba, asked.nlb, asked.data
-        assert data is not None
-        start = offset - slba * size
-        last_is_whole = (start + len(data)) % size == 0
-        request: IoRequest | None = None
-        fences: list[Fence] = []
-        try:
-            while True:
-                again = request is not None and request.ambiguous
-                merged = bytearray(nlb * size)
-                view = memoryview(merged)
-                path: IoPath | None = None
-                if start or nlb == 1:
-                    await self._perform_read(
-                        order, slba, 1, view[:size], ambiguous=again, opener=opener
-                    )
-                    path = self.engine.path
-                if not last_is_whole and nlb > 1:
-                    last = slba + nlb - 1
-                    await self._perform_read(
-                        order, last, 1, view[-size:], ambiguous=again, opener=opener
-                    )
-                    path = path or self.engine.path
-                if not self.engine.sends(path, ambiguous=again):
-                    # What was read may be old before the write can be sent.
-                    continue
-                view[start : start + len(data)] = data
-                request = IoRequest(
-                    Kind.WRITE,
-                    order,
-                    slba,
-                    nlb,
-                    lba_bytes=size,
-                    # Nobody writes to it any more, which the log of unflushed writes can see.
-                    data=view.toreadonly(),
-                    fua=asked.fua,
-                    restarts=True,
-                    ambiguous=again,
-                    fences=fences,
-                    opener=opener,
-                )
-                if await self.engine.perform(request):
-                    return
-        finally:
-            self.line.let_go(held, request)
 
 
 def _pieces(slba: int, nlb: int, longest: int) -> Iterator[tuple[int, int]]:
