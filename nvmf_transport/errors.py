@@ -16,8 +16,14 @@ class NvmfError(Exception):
     """Base of all errors that this stack raises on purpose; anything else is a bug."""
 
     kind: ClassVar[str] = "internal"
-    field: str | None = None
-    value: str | None = None
+
+    def __init__(
+        self, message: str = "", *, field: str | None = None, value: object | None = None
+    ) -> None:
+        """`field` and `value` are what somebody typed, where that is what the error is about."""
+        super().__init__(message)
+        self.field = field
+        self.value = None if value is None else str(value)
 
 
 class LocalProtocolError(NvmfError):
@@ -32,22 +38,13 @@ class ConfigError(NvmfError):
     kind = "usage"
 
     def __init__(self, message: str, *, field: str, value: object) -> None:
-        super().__init__(message)
-        self.field = field
-        self.value = str(value)
+        super().__init__(message, field=field, value=str(value))
 
 
 class UnavailableError(NvmfError):
     """What was asked for does not exist here: a transport, a command set, a log page."""
 
     kind = "unavailable"
-
-    def __init__(
-        self, message: str, *, field: str | None = None, value: object | None = None
-    ) -> None:
-        super().__init__(message)
-        self.field = field
-        self.value = None if value is None else str(value)
 
 
 class NoSuchDeviceError(NvmfError):
@@ -56,22 +53,13 @@ class NoSuchDeviceError(NvmfError):
     kind = "no-such-device"
 
     def __init__(self, message: str, *, field: str = "device", value: object = "") -> None:
-        super().__init__(message)
-        self.field = field
-        self.value = str(value)
+        super().__init__(message, field=field, value=value)
 
 
 class BusyError(NvmfError):
     """The request does not fit the state: already connected, reconnect while live, closing."""
 
     kind = "busy"
-
-    def __init__(
-        self, message: str, *, field: str | None = None, value: object | None = None
-    ) -> None:
-        super().__init__(message)
-        self.field = field
-        self.value = None if value is None else str(value)
 
 
 class TooFewQueuesError(NvmfError):
@@ -80,9 +68,7 @@ class TooFewQueuesError(NvmfError):
     kind = "too-few-queues"
 
     def __init__(self, message: str, *, field: str, value: object) -> None:
-        super().__init__(message)
-        self.field = field
-        self.value = str(value)
+        super().__init__(message, field=field, value=str(value))
 
 
 class TransportError(NvmfError):
