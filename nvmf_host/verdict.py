@@ -37,8 +37,9 @@ class Verdict:
 
 
 _CURE = (
-    "nothing was sent to it; if this is the right namespace, give it back its old identity, else "
-    "disconnect (waiting I/O fails) and connect again"
+    "nothing was sent to it; if this is the right namespace, give it back its old identity or let "
+    "it go on with `nvmecontrol resume --accept`, else disconnect (waiting I/O fails) and connect "
+    "again"
 )
 
 

@@ -25,12 +25,14 @@ and other controllers and their data are as before.
 | 64 | usage, syntax of an address or NQN, a number out of range | usage | usage |
 | 68 | name not found, refused, unreachable, no TCP connection in time | | |
 | 69 | unknown transport, no NVM command set, no such log page, no controllers | | |
+| 70 | a fault of this program | | |
 | 71 | | the mount failed | |
 | 72 | no daemon at DIR, no such node | no DIR, or no /dev/fuse | |
 | 73 | | DIR is busy | |
 | 74 | no NVMe/TCP peer, or one that fails; CONNECT refused, command failed, already connected, \
 `reconnect` while live | something acknowledged may not be durable | |
 | 76 | too few queues | | |
+| 130 | Ctrl-C | | |
 """
 #: What stands in the document for the stage's names; a peer has an address.
 _PEER: Final = "192.0.2.7:4420"
