@@ -7,12 +7,20 @@ from typing import Final
 
 import trio
 
-from nvmf_transport.errors import NvmfError
+from nvmf_transport.errors import ConnectRejectedError, NvmfError
+from nvmf_transport.status import AUTHENTICATION_REQUIRED
 
 _FIRST_DELAY_S: Final = 0.5
 _REFUSED_DELAY_S: Final = 60.0
 #: A delay is shortened by up to this part, so that many hosts do not come at once.
 _JITTER: Final = 0.25
+
+
+def is_refusal(error: NvmfError | None) -> bool:
+    """True where the controller has to be configured before it takes this host."""
+    return isinstance(error, ConnectRejectedError) and (
+        error.status.dnr or error.status.code == AUTHENTICATION_REQUIRED.code
+    )
 
 
 class Attempts:

@@ -14,30 +14,27 @@ import trio
 
 from nvmf_transport.errors import (
     BusyError,
-    ConnectRejectedError,
     NotConnectedError,
     NvmfError,
     ShutdownError,
     TransportError,
 )
 from nvmf_transport.interfaces import Transport
-from nvmf_transport.status import AUTHENTICATION_REQUIRED
 
 from .association import Association, open_association
-from .attempts import Attempts
-from .by_hand import verify
+from .attempts import Attempts, is_refusal
 from .config import ConnectParams
 from .cross_reset import reset_others
 from .fencing import Fences
 from .groups import single_error
-from .handshake import Handshake
+from .identification import SCAN_STEP, identify
 from .messages import ControllerInfo
 from .namespace import Namespace
 from .outage import Outage
 from .report import controller_info
 from .rescans import Rescans
 from .roster import Roster
-from .scan import NamespaceDescription, scan
+from .scan import NamespaceDescription
 from .shutdown import flush_all, unsettled, wait_idle
 from .state import CONTROLLER_TRANSITIONS, ControllerState, moved
 
@@ -47,7 +44,6 @@ _S = ControllerState
 #: An association that ends sooner counts as one more failed attempt: the next is not made at once,
 #: or a controller that lets go as soon as it is connected would be called without a pause.
 _SETTLED_S: Final = 1.0
-_SCAN_STEP: Final = "identifying the namespaces"
 #: All that an orderly end may take, sockets apart.
 _CLOSE_S: Final = 9.0
 
@@ -205,7 +201,7 @@ class Controller:
                 break
             self._lost(error)
             await self.attempts.wait_for_turn(
-                lambda: self.params.reconnect_delay_s, refused=_is_final(error)
+                lambda: self.params.reconnect_delay_s, refused=is_refusal(error)
             )
 
     async def _attempt(self) -> NvmfError | None:
@@ -252,7 +248,13 @@ class Controller:
             association.params = self.params
             try:
                 with trio.CancelScope() as self._serving:
-                    await self._identify(association, None, reconnected=self.associations > 0)
+                    await identify(
+                        association,
+                        self.roster,
+                        self._rescans,
+                        None,
+                        reconnected=self.associations > 0,
+                    )
                     if association.error is None and not self._close_wanted.is_set():
                         self._came_alive(association)
                         await self._serve(association)
@@ -264,7 +266,7 @@ class Controller:
         failure = association.error
         if failure is not None:
             if isinstance(failure, TransportError) and self.state is not _S.LIVE:
-                failure.step = failure.step or _SCAN_STEP
+                failure.step = failure.step or SCAN_STEP
             raise failure
 
     def _came_alive(self, association: Association) -> None:
@@ -307,41 +309,11 @@ class Controller:
             due = self._rescans.take_due()
             if due:
                 nsids = None if None in due else {nsid for nsid in due if nsid is not None}
-                await self._identify(association, nsids, reconnected=False)
+                await identify(association, self.roster, self._rescans, nsids, reconnected=False)
                 continue
             wake_at = min(self._rescans.next_at, self.fences.next_at())
             with trio.move_on_at(wake_at):
                 await self._wishes.wait()
-
-    async def _identify(
-        self, association: Association, nsids: set[int] | None, *, reconnected: bool
-    ) -> None:
-        """Identifies namespaces and lets them go on, or not."""
-        while True:
-            if nsids is None:
-                self._rescans.drop_all()
-            handshake = Handshake()
-            with handshake.step(_SCAN_STEP, cause=lambda: association.error):
-                found = await scan(
-                    association.admin,
-                    association.controller,
-                    association.version,
-                    nsids,
-                    # There may be thousands: it is silence that is bounded.
-                    on_progress=handshake.progress,
-                )
-            late = set() if association.error is not None else self._rescans.take_due()
-            if not late:
-                break
-            # They changed while they were being looked at: what was found may be old already.
-            if nsids is not None:
-                nsids = None if None in late else nsids | {n for n in late if n is not None}
-        if association.error is None:
-            self.roster.take(found, association, nsids, reconnected=reconnected)
-            for refused in found.refused:
-                if refused.transient:
-                    self._rescans.soon(refused.nsid)
-            await verify(self.roster, association)
 
     async def _part(self, association: Association) -> None:
         """The end of an association, while its sockets are still open."""
@@ -446,10 +418,3 @@ class Controller:
             self.since = trio.current_time()
         self.state = moved(CONTROLLER_TRANSITIONS, self.state, new)
         self._on_changed(None)
-
-
-def _is_final(error: NvmfError | None) -> bool:
-    """True where the controller has to be configured before it takes this host."""
-    return isinstance(error, ConnectRejectedError) and (
-        error.status.dnr or error.status.code == AUTHENTICATION_REQUIRED.code
-    )
