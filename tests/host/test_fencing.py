@@ -440,6 +440,28 @@ async def test_a_live_namespace_does_not_fail_fast():
         assert waits.error is None
 
 
+async def test_failing_what_waits_behind_replays_is_for_that_time_only():
+    namespace, medium = open_namespace(), Medium(64)
+    async with open_link() as one, open_link() as two, trio.open_nursery() as nursery:
+        a, _ = await lost(namespace, one, nursery)
+        await wait_all_tasks_blocked()
+        namespace.engine.resume(two.path())
+        behind = begin(nursery, namespace.read, 0, L)
+        await wait_all_tasks_blocked()
+        assert not behind.done
+        namespace.fail_fast("by hand")
+        await settle(two, medium)
+        assert isinstance(behind.error, NotConnectedError)
+        assert a.done
+        namespace.engine.hold("being identified")
+        waits = begin(nursery, namespace.read, 0, L)
+        await wait_all_tasks_blocked()
+        assert not waits.done
+        namespace.engine.resume(two.path())
+        await settle(two, medium)
+        assert waits.error is None
+
+
 async def test_many_ranges_in_quarantine_cost_an_io_nothing():
     """Counted, not timed: the neighbours that a newcomer looks at, and what a Flush waits for."""
     namespace = open_namespace()
