@@ -232,8 +232,7 @@ class Host:
                 del self._paths[key]
         if paths:
             self._bequeath(namespace.quarantine, paths[0])
-        else:
-            # Requests that fail just now are yet to leave their ranges in it.
+        elif not namespace.quarantine.is_over:
             self._estates.setdefault(key, []).append(namespace.quarantine)
         self._emit(NodeEventKind.REMOVED, namespace.name)
 

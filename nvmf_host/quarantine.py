@@ -42,6 +42,11 @@ class Quarantine:
     def __len__(self) -> int:
         return len(self._held)
 
+    @property
+    def is_over(self) -> bool:
+        """True where nothing is in quarantine, and nobody is left who could leave something."""
+        return len(self._lock) == 0
+
     def ranges(self) -> list[Quarantined]:
         """What is in quarantine now."""
         return [

@@ -100,6 +100,17 @@ async def test_it_goes_on_from_node_to_node(autojump_clock, announce):
         await until(lambda: not spans(controller.namespaces[1]), limit_s=1)
 
 
+async def test_nodes_without_one_leave_nothing_behind(autojump_clock, announce):
+    """Whose namespaces never come back under the same identity."""
+    async with stage(announce) as it:
+        for number in range(3):
+            it.target.disks[1] = Disk(uuid=bytes([number]) * 16)
+            controller = await it.host.connect(params(address=A))
+            await controller.namespaces[1].write(0, NEW)
+            await it.host.disconnect(controller)
+        assert it.host._estates == {}
+
+
 async def test_another_namespace_gets_none_of_it(autojump_clock, announce):
     async with stage(announce) as it:
         controller = await it.lost_write()
