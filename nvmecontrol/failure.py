@@ -31,7 +31,6 @@ KINDS: Final[dict[str, tuple[int, str]]] = {
     "not-connected": (EX_IOERR, "reconnect first, or wait: see `nvmecontrol devlist`"),
     "outcome-unknown": (EX_IOERR, "it may have been executed: look before doing it again"),
     "gone": (EX_IOERR, "see `nvmecontrol devlist`"),
-    "refused": (EX_IOERR, "give the namespace a format without metadata"),
     "killed": (EX_IOERR, "do it again"),
     "unflushed-lost": (EX_IOERR, "see `nvmecontrol devlist`, and write the data again"),
     "shutdown": (EX_IOERR, "start fusedev again"),

@@ -171,12 +171,6 @@ class NamespaceGoneError(NvmfError):
     kind = "gone"
 
 
-class NamespaceRefusedError(NvmfError):
-    """A namespace cannot be served: metadata, protection information, unknown format."""
-
-    kind = "refused"
-
-
 class ShutdownError(NvmfError):
     """Waiting I/O was failed because the controller or the daemon is being shut down."""
 

@@ -44,7 +44,7 @@ def test_every_kind_of_error_has_its_exit_code_and_its_remedy():
     [("usage", 64), ("unreachable", 68), ("unavailable", 69), ("no-such-device", 72),
      ("no-daemon", 72), ("transport", 74), ("connect-rejected", 74), ("command", 74),
      ("busy", 74), ("not-connected", 74), ("outcome-unknown", 74), ("gone", 74),
-     ("refused", 74), ("shutdown", 74), ("too-few-queues", 76), ("internal", 70),
+     ("shutdown", 74), ("too-few-queues", 76), ("internal", 70),
      ("of a later version", 74)],
 )  # fmt: skip
 def test_exit_codes(kind, code):

@@ -64,7 +64,6 @@ KINDS = {
     "NotConnectedError": "not-connected",
     "OutcomeUnknownError": "outcome-unknown",
     "NamespaceGoneError": "gone",
-    "NamespaceRefusedError": "refused",
     "ShutdownError": "shutdown",
 }
 
