@@ -115,6 +115,14 @@ def register_fault_with_losses(events: Sequence[_Event]) -> bool:
             if event.what == "write":
                 value = event.value
                 todo.append((now, value, frozenset({value}) if event.durable else media | {value}))
+            elif event.what == "deallocate":
+                # It reads as zeroes here; what it may read as after a loss was never promised.
+                ever = {INITIAL, event.value} | {
+                    other.value
+                    for place, other in enumerate(events)
+                    if done >> place & 1 and other.what == "write"
+                }
+                todo.append((now, event.value, frozenset(ever)))
             elif event.what == "flush":
                 todo.append((now, view, frozenset({view})))
             elif event.what == "loss":
@@ -161,10 +169,9 @@ def _events(history: History, namespace: int, cell: int, *, losses_admitted: boo
     for record in _touching(history, namespace, cell):
         began, ended = record.invoked, record.returned
         if record.kind in CHANGES:
-            # What deallocated LBAs read as after a loss was never promised.
-            promised = losses_admitted and record.kind is not OpKind.DEALLOCATE
-            durable = ended != NEVER and (record.fua or promised)
-            events.append(_Event("write", record.written, began, ended, durable))
+            durable = ended != NEVER and (record.fua or losses_admitted)
+            what = "deallocate" if record.kind is OpKind.DEALLOCATE else "write"
+            events.append(_Event(what, record.written, began, ended, durable))
         elif ended == NEVER or record.failed:
             continue
         elif record.kind is OpKind.FLUSH:

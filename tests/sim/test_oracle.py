@@ -10,6 +10,7 @@ from .oracle import find_fault, register_fault
 from .plan import Op, OpKind
 
 READ, WRITE, FLUSH = OpKind.READ, OpKind.WRITE, OpKind.FLUSH
+DEALLOCATE = OpKind.DEALLOCATE
 
 
 def one_cell(*calls, losses=()):
@@ -71,6 +72,13 @@ def test_what_was_not_flushed_may_be_lost_with_the_cache_where_nobody_tells():
 )
 def test_what_is_durable_may_not_be_lost(calls):
     assert find_fault(one_cell(*calls, losses=[5]), losses_admitted=False) is not None
+
+
+def test_nothing_is_promised_of_what_was_perhaps_deallocated_when_the_cache_is_lost():
+    lost = ((WRITE, 0, 1, 2), (DEALLOCATE, 0, 3, NEVER), (READ, 0, 9, 10))
+
+    assert find_fault(one_cell(*lost, losses=[5]), losses_admitted=True) is None
+    assert find_fault(one_cell(*lost), losses_admitted=True) is not None
 
 
 def test_cells_say_who_wrote_them():
