@@ -49,7 +49,15 @@ async def resume(
     match cause:
         case PauseCause.IDENTITY:
             _require(accept, namespace, "--accept", "takes it for the same namespace")
+            twin = controller.twin_of(namespace, namespace.offered)
+            if twin is not None:
+                raise BusyError(
+                    f"{twin} is the namespace that it would become; disconnect one of them",
+                    field="device",
+                    value=namespace.name,
+                )
             _accept_identity(namespace, association)
+            controller.on_reidentified(namespace)
         case PauseCause.UNFLUSHED_LOST if rewrite_lost:
             await _rewrite(controller.roster, namespace, association)
         case PauseCause.UNFLUSHED_LOST:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+import attrs
 import trio
 
 from nvmf_transport.errors import (
@@ -60,8 +61,16 @@ class Controller:
         on_added: Callable[[Namespace], None],
         on_changed: Callable[[Namespace | None], None],
         on_removed: Callable[[Namespace], None],
+        on_reidentified: Callable[[Namespace], None] = lambda _namespace: None,
+        twin_of: Callable[[Namespace, NamespaceDescription], str | None] = lambda *_: None,
     ) -> None:
-        """`on_changed(None)` means the controller itself."""
+        """`on_changed(None)` means the controller itself.
+
+        `twin_of` names another node that has the identity which a namespace is to take on;
+        `on_reidentified` is told when it has done so.
+        """
+        self.on_reidentified = on_reidentified
+        self.twin_of = twin_of
         self.name = name
         self.params = params
         self.state = _S.CONNECTING
@@ -114,7 +123,8 @@ class Controller:
     async def reconnect(self, params: ConnectParams) -> None:
         """Makes the next attempt now, with these parameters; returns when it has ended well.
 
-        Raises `BusyError` while connected, else the attempt's error.  The parameters stay.
+        Raises `BusyError` while connected, else the attempt's error.  The parameters stay, but for
+        the address of an attempt that failed: a slip must not make an outage permanent.
         """
         association = self.association
         if self.state is _S.LIVE and association is not None and association.error is None:
@@ -130,18 +140,22 @@ class Controller:
                 field="device",
                 value=self.name,
             )
-        changed = params != self.params
-        self.params = params
-        if self._attempt_scope is None:
-            self.attempts.want()
-        elif changed:
-            # The attempt under way is for what is not wanted any more.
-            self._attempt_scope.cancel()
-            with suppress(NvmfError):
-                await self.attempts.outcome()
-            self._refuse_if_closing()
-            self.attempts.want()
-        await self.attempts.outcome()
+        old, self.params = self.params, params
+        try:
+            if self._attempt_scope is None:
+                self.attempts.want()
+            elif params != old:
+                # The attempt under way is for what is not wanted any more.
+                self._attempt_scope.cancel()
+                with suppress(NvmfError):
+                    await self.attempts.outcome()
+                self._refuse_if_closing()
+                self.attempts.want()
+            await self.attempts.outcome()
+        except BaseException:
+            if old.address != params.address == self.params.address:
+                self.params = attrs.evolve(self.params, address=old.address)
+            raise
 
     def _refuse_if_closing(self) -> None:
         if self._close_wanted.is_set() or self.state in (_S.CLOSING, _S.CLOSED):

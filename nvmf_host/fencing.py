@@ -51,6 +51,11 @@ class Fence:
         return not self.lifted
 
     @property
+    def matters(self) -> bool:
+        """True where something waits for it to be lifted."""
+        return bool(self._callbacks)
+
+    @property
     def wait_s(self) -> float | None:
         """How long after the last byte it is lifted by time, None for never."""
         if not self.kato_s:

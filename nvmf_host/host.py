@@ -23,6 +23,7 @@ from .identity import HostIdentity, resolve
 from .messages import ConnectRequest
 from .namespace import Namespace
 from .quarantine import Quarantine
+from .scan import NamespaceDescription
 from .state import ControllerState
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,8 @@ class Host:
             on_added=lambda namespace: self._joined(controller, namespace),
             on_changed=lambda namespace: self._changed(controller, namespace),
             on_removed=self._left,
+            on_reidentified=lambda namespace: self._reidentified(controller, namespace),
+            twin_of=lambda namespace, offered: self._twin(controller, namespace, offered),
         )
         self.controllers[name] = controller
         self.controllers = dict(sorted(self.controllers.items(), key=lambda item: _number(item[0])))
@@ -203,7 +206,31 @@ class Host:
 
     def _joined(self, controller: Controller, namespace: Namespace) -> None:
         """A namespace has got its node: it may be a second path to one that is there."""
-        key = self._keys[namespace] = _path_key(controller, namespace)
+        # No I/O can have reached the node yet: what it must not write over is known in time.
+        self._enter_path(namespace, _path_key(controller, namespace.description, namespace.nsid))
+        self._emit(NodeEventKind.ADDED, namespace.name)
+
+    def _left(self, namespace: Namespace) -> None:
+        self._leave_path(namespace)
+        self._emit(NodeEventKind.REMOVED, namespace.name)
+
+    def _reidentified(self, controller: Controller, namespace: Namespace) -> None:
+        """A node has another identity than the one that it came with."""
+        key = _path_key(controller, namespace.description, namespace.nsid)
+        if self._keys.get(namespace, key) != key:
+            self._leave_path(namespace)
+            namespace.same_as = None
+            self._enter_path(namespace, key)
+
+    def _twin(
+        self, controller: Controller, namespace: Namespace, description: NamespaceDescription
+    ) -> str | None:
+        """The name of another node that has this identity, which `namespace` is to take on."""
+        paths = self._paths.get(_path_key(controller, description, namespace.nsid), [])
+        return next((path.name for path in paths if path is not namespace), None)
+
+    def _enter_path(self, namespace: Namespace, key: tuple[str, ...]) -> None:
+        self._keys[namespace] = key
         paths = self._paths.setdefault(key, [])
         if paths:
             namespace.same_as = paths[0].name
@@ -213,12 +240,10 @@ class Host:
                 paths[0].name,
             )
         paths.append(namespace)
-        # No I/O can have reached the node yet: what it must not write over is known in time.
         for estate in self._estates.pop(key, []):
             self._bequeath(estate, namespace)
-        self._emit(NodeEventKind.ADDED, namespace.name)
 
-    def _left(self, namespace: Namespace) -> None:
+    def _leave_path(self, namespace: Namespace) -> None:
         key = self._keys.pop(namespace, ())
         paths = self._paths.get(key, [])
         if namespace in paths:
@@ -234,7 +259,6 @@ class Host:
             self._bequeath(namespace.quarantine, paths[0])
         elif not namespace.quarantine.is_over:
             self._estates.setdefault(key, []).append(namespace.quarantine)
-        self._emit(NodeEventKind.REMOVED, namespace.name)
 
     def _bequeath(self, estate: Quarantine, heir: Namespace) -> None:
         """What a node that is gone had in quarantine is so for the next node of the namespace."""
@@ -246,11 +270,13 @@ class Host:
         estate.bequeath(heir.quarantine, holder.fences)
 
 
-def _path_key(controller: Controller, namespace: Namespace) -> tuple[str, ...]:
+def _path_key(
+    controller: Controller, description: NamespaceDescription, nsid: int
+) -> tuple[str, ...]:
     """What makes two nodes the same namespace; without identifiers, the same NSID there."""
-    ids = namespace.description.identifiers
+    ids = description.identifiers
     if not ids:
-        return (*controller.params.key, f"NSID {namespace.nsid}")
+        return (*controller.params.key, f"NSID {nsid}")
     return (controller.params.subnqn, *(f"{name} {value}" for name, value in ids.items()))
 
 

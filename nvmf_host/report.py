@@ -39,7 +39,7 @@ def controller_info(controller: "Controller") -> ControllerInfo:
         next_attempt_s=None if next_at is None else max(0.0, next_at - now),
         gives_up_in_s=_left_s(controller.outage.gives_up_at, now),
         fails_fast_in_s=_left_s(controller.outage.fails_fast_at, now),
-        fences=len(controller.fences.standing()),
+        fences=sum(fence.matters for fence in controller.fences.standing()),
         associations=controller.associations,
         parameters=_parameters(controller, association),
         queues=_queues(association),

@@ -335,8 +335,8 @@ def connect(session: Session, address: str, subnqn: str, **options: Any) -> None
 def reconnect(session: Session, device: str, address: str | None, **options: Any) -> None:
     """Connect the lost controller nvmeX again, at once, at ADDRESS:PORT if given.
 
-    The address and the options hold for all later attempts, even where this one fails.  With
-    --fenced also while it is connected: then only the quarantine ends.  Returns once the I/O that
+    The options hold for all later attempts, the address once it has connected.  With --fenced also
+    while it is connected: then only the quarantine ends.  Returns once the I/O that
     waited goes on, where it may.  Prints nothing unless a namespace does not go on; `devlist` says
     why it does not, and what to do.
     """

@@ -19,7 +19,7 @@ from nvmf_transport.errors import (
 )
 from nvmf_transport.nvme import NvmOpcode
 
-from .hosting import in_state, until
+from .hosting import in_state, params, until
 from .medium import LBA_BYTES, begin, pattern
 from .scripted import Answer, Disk, Fate, Scripted
 from .volatile import Stage, stage
@@ -263,6 +263,33 @@ async def test_accepting_another_namespace_gives_up_what_was_not_flushed(autojum
         await it.lose()
         await it.back()
         assert it.state is NamespaceState.LIVE
+
+
+async def test_a_second_path_is_one_also_to_a_namespace_that_was_accepted(autojump_clock, announce):
+    announce("not the same namespace")
+    announce("resumed by hand")
+    announce("nvme1ns1 is the same namespace as nvme0ns1, and read-only here")
+    async with stage(announce) as it:
+        await it.lose()
+        it.target.disks[1] = Disk(uuid=OTHER)
+        await it.back()
+        await resume(it, accept=True)
+        second = await it.host.connect(params(duplicate=True))
+        assert second.namespaces[1].same_as == NODE
+        assert it.namespace.same_as is None
+
+
+async def test_a_node_does_not_become_what_another_node_is_already(autojump_clock, announce):
+    announce("not the same namespace")
+    async with stage(announce) as it:
+        await it.lose()
+        it.target.disks[1] = Disk(uuid=OTHER)
+        second = await it.host.connect(params(duplicate=True))
+        await it.back()
+        with pytest.raises(BusyError, match="nvme1ns1 is the namespace that it would become"):
+            await resume(it, accept=True)
+        assert it.state is PAUSED
+        assert not second.namespaces[1].read_only
 
 
 async def test_what_is_offered_has_to_be_known(autojump_clock, announce):

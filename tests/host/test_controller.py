@@ -258,6 +258,7 @@ async def test_reconnect_while_live_is_busy(autojump_clock):
 
 
 async def test_reconnect_elsewhere_with_other_parameters_which_stay(autojump_clock, announce):
+    """All of them but the address, which holds once it has connected."""
     announce("association lost")
     announce("attempt 2: elsewhere:4420: connection refused")
     target, elsewhere = Scripted(), Address("elsewhere", 4420)
@@ -270,10 +271,11 @@ async def test_reconnect_elsewhere_with_other_parameters_which_stay(autojump_clo
             await controller.reconnect(new)
         assert caught.value.value == "elsewhere:4420"
         await in_state(controller, LOST)
-        assert controller.params == new
+        assert controller.params == params(kato_s=20, nr_io_queues=1)
         async with trio.open_nursery() as nursery:
             await nursery.start(target.serve, elsewhere)
-            await controller.reconnect(controller.params)
+            await controller.reconnect(new)
+            assert controller.params == new
             assert str(controller.live_association().endpoint) == "elsewhere:4420"
             info = controller.info()
             assert (info.parameters["kato_s"].value, len(info.queues)) == (20, 2)
