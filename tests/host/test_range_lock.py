@@ -180,12 +180,18 @@ class QuarantineMachine(RuleBasedStateMachine):
         self.barriers: list[tuple[Held, set[Held]]] = []
         self.granted: set[Held] = set()
 
-    def is_stuck(self, index: int) -> bool:
-        held, start, end = self.line[index]
-        return not held.quarantined and any(
-            start < e and s < end and (other.quarantined or self.is_stuck(older))
-            for older, (other, s, e) in enumerate(self.line[:index])
-        )
+    def stuck(self) -> list[bool]:
+        """Of each in line: it waits for what is in quarantine, directly or through others."""
+        found: list[bool] = []
+        for index, (held, start, end) in enumerate(self.line):
+            found.append(
+                not held.quarantined
+                and any(
+                    start < e and s < end and (other.quarantined or found[older])
+                    for older, (other, s, e) in enumerate(self.line[:index])
+                )
+            )
+        return found
 
     def holders(self) -> list[Held]:
         return [held for held, _, _ in self.line if not held.blockers and not held.quarantined]
@@ -232,10 +238,11 @@ class QuarantineMachine(RuleBasedStateMachine):
 
     @invariant()
     def who_waits_for_what_is_in_quarantine_is_stuck(self) -> None:
+        stuck = self.stuck()
         for index, (held, start, end) in enumerate(self.line):
             older = [other for other, s, e in self.line[:index] if start < e and s < end]
             assert held.blockers == len(older)
-            if self.is_stuck(index):
+            if stuck[index]:
                 assert held.stuck
             if not held.blockers:
                 assert not held.stuck
