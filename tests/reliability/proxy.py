@@ -19,6 +19,8 @@ import attrs
 import trio
 
 _PIECE_BYTES: Final = 1 << 18
+#: How long a connection without a host stays, so that the target can answer.
+_STRANDED_S: Final = 5.0
 _CAPSULE_CMD, _CAPSULE_RESP, _C2H_DATA = 0x04, 0x05, 0x07
 _C2H_LAST_AND_SUCCESS: Final = 0x0C
 _TYPES: Final = {
@@ -85,6 +87,8 @@ class Link:
     #: Commands that have begun to pass, and have no completion yet.
     in_flight: int = 0
     ended: bool = False
+    #: The host's side is gone; what it had sent reaches the target at this time.
+    strands_until: float | None = None
     _head: bytearray = attrs.field(init=False, factory=bytearray)
 
     @property
@@ -106,11 +110,18 @@ class Link:
                 self.in_flight -= 1
         flow.pdus.clear()
 
+    def strand(self, until: float) -> None:
+        """Ends the host's side alone."""
+        self.strands_until = until
+        host = self.to_target.source
+        host.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        host.close()
+
     def close(self, *, reset: bool) -> None:
         if not self.ended:
             self.ended = True
             for sock in (self.to_target.source, self.to_host.source):
-                if reset:
+                if reset and sock.fileno() >= 0:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 sock.close()
 
@@ -129,6 +140,8 @@ class Proxy:
     cuts: list[dict[str, Any]] = attrs.field(init=False, factory=list)
     #: Connections that the target ended, and what was under way on them.
     ends: list[dict[str, Any]] = attrs.field(init=False, factory=list)
+    #: Commands that the target answered after their host had gone: ghosts that have landed.
+    ghosts: int = 0
     accepted: int = 0
     forwarded: Counter[str] = attrs.field(init=False, factory=Counter)
     #: QIDs that are frozen, None for all, and for connections to come.
@@ -199,6 +212,14 @@ class Proxy:
             self._plan = (how, everything)
         return True
 
+    def strand(self, seconds: float) -> None:
+        """Ends what was frozen, for the host; the target gets what was held so much later."""
+        until = trio.current_time() + seconds
+        for link in self.links:
+            if not link.ended:
+                link.strand(until)
+        self.thaw()
+
     _plan: tuple[str, bool] = attrs.field(init=False, default=("rst", True))
 
     def counts(self) -> dict[str, Any]:
@@ -210,6 +231,7 @@ class Proxy:
             "in_flight": sum(link.in_flight for link in live if link.qid),
             "cuts": self.cuts,
             "ends": self.ends,
+            "ghosts": self.ghosts,
             "forwarded_bytes": dict(self.forwarded),
         }
 
@@ -268,6 +290,8 @@ class Proxy:
     async def _gate(self, link: Link | None) -> None:
         while None in self._frozen or (link is not None and link.qid in self._frozen):
             await self._thawed.wait()
+        if link is not None and link.strands_until is not None:
+            await trio.sleep_until(link.strands_until)
 
     async def _pump(self, link: Link, flow: Flow) -> None:
         reset = False
@@ -282,9 +306,13 @@ class Proxy:
                 if not await self._forward(link, flow, buffer[:count]):
                     return
         except trio.ClosedResourceError:
-            return
+            # By us: `link` has ended, or is stranded.
+            pass
         except OSError:
             reset = True
+        if link.strands_until is not None and flow.direction == TO_TARGET:
+            await trio.sleep(_STRANDED_S)
+            reset = False
         if not link.ended:
             if flow.direction == TO_HOST:
                 self.ends.append({"qid": link.qid, "in_flight": link.in_flight})
@@ -297,7 +325,11 @@ class Proxy:
         if cut_after is not None:
             data = data[:cut_after]
             flow.cut_after = cut_after - len(data)
+        before = link.in_flight
         link.follow(flow, data)
+        if link.strands_until is not None and flow.direction == TO_HOST:
+            self.ghosts += before - link.in_flight if link.qid else 0
+            return True
         self.forwarded[flow.direction] += len(data)
         while data:
             data = data[await flow.sink.send(data) :]
@@ -320,6 +352,7 @@ class Proxy:
             "shut": self.shut,
             "freeze": self.freeze,
             "thaw": self.thaw,
+            "strand": self.strand,
             "cut": self.cut,
             "counts": self.counts,
             "clear": self.clear,

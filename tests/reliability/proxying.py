@@ -41,6 +41,9 @@ class ProxyProcess:
     def thaw(self) -> None:
         self._ask("thaw")
 
+    def strand(self, seconds: float) -> None:
+        self._ask("strand", seconds=seconds)
+
     def cut(self, **fields: Any) -> bool:
         return bool(self._ask("cut", **fields))
 
