@@ -238,6 +238,27 @@ async def test_nothing_is_decided_without_a_connection(autojump_clock, announce)
             await resume(it, accept=True)
 
 
+async def test_nothing_is_decided_while_another_namespace_is_being_looked_at(
+    autojump_clock, announce
+):
+    disks = {1: Disk(), 2: Disk(uuid=OTHER)}
+    announce("at LBA 0: ")
+    async with stage(announce, disks=disks) as it:
+        for namespace in it.controller.namespaces.values():
+            await namespace.write(0, pattern(1, L))
+        it.disk[0] = 0
+        await it.lose()
+        # The first one is read back, and paused; the second takes its time.
+        it.target.delays["READ"] = 5.0
+        it.in_background(it.back)
+        await until(lambda: it.state is PAUSED)
+        with pytest.raises(BusyError, match="are being identified"):
+            await resume(it, accept=True)
+        await in_state(it.controller, LIVE)
+        announce("resumed by hand")
+        await resume(it, accept=True)
+
+
 # Another namespace.
 
 
@@ -388,6 +409,26 @@ async def test_a_loss_after_it_was_let_go_begins_the_time_anew(autojump_clock, a
         await trio.sleep(599)
         await it.back()
         await until(lambda: it.lbas(0) == pattern(2, L))
+
+
+async def test_what_was_let_go_is_not_too_old_again(autojump_clock, announce):
+    """Another cause stops it; when it is looked at again for that, nobody is asked twice."""
+    announce("at LBA 5: ")
+    announce("replay limit")
+    announce("resumed by hand")
+    async with stage(announce, nmic=1) as it:
+        await it.namespace.write(5 * L, pattern(1, L))
+        it.disk[5 * L] = 0
+        await it.lose()
+        it.in_background(it.namespace.write, 0, pattern(1, L))
+        await trio.sleep(601)
+        await it.back()
+        assert "replay limit" in it.namespace.last_error
+        await resume(it)
+        it.target.event(1)
+        await trio.sleep(1)
+        assert it.state is PAUSED
+        assert it.namespace.engine.cause is PauseCause.UNFLUSHED_LOST
 
 
 async def test_what_is_too_old_can_be_failed_instead(autojump_clock, announce):

@@ -132,16 +132,34 @@ async def test_the_loss_timeout_ends_an_attempt_that_is_under_way(step, autojump
         assert lost_at + 5 <= trio.current_time() <= lost_at + 12
 
 
-async def test_neither_is_for_a_first_connection(autojump_clock, announce):
+@pytest.mark.parametrize("step", ["CONNECT 0", "IDENTIFY 02h"])
+async def test_neither_is_for_a_first_connection(step, autojump_clock, announce):
     announce(r"attempt \d")
-    network = Scripted().network
-    async with hosting(network) as (host, _):
+    target = Scripted(faults={step: Fate.CLOSE})
+    async with scripted(target), hosting(target.network) as (host, _):
         controller = await host.connect(
             params(ctrl_loss_tmo_s=5.0, fast_io_fail_s=1.0, reconnect_delay_s=2.0), keep_trying=True
         )
         await trio.sleep(1000)
         assert host.controllers == {"nvme0": controller}
         assert controller.attempts.count > 100
+
+
+async def test_a_return_in_time_ends_both(autojump_clock, announce):
+    announce("association lost")
+    target = Scripted()
+    async with scripted(target), hosting(target.network) as (host, _), trio.open_nursery() as tasks:
+        controller = await host.connect(params(ctrl_loss_tmo_s=60.0, fast_io_fail_s=50.0))
+        for _ in range(2):
+            target.close_queue(0)
+            await in_state(controller, LOST)
+            read = begin(tasks, controller.namespaces[1].read, 0, L)
+            await trio.sleep(40)
+            assert not read.done
+            await controller.reconnect(controller.params)
+            await trio.sleep(100)
+            assert read.value == bytes(L)
+            assert controller.state is LIVE
 
 
 async def test_what_is_not_back_again_has_no_second_time(autojump_clock, announce):
