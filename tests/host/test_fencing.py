@@ -426,6 +426,24 @@ async def test_fast_failure_leaves_nothing_waiting_and_ends_with_the_return(auto
         waits.scope.cancel()
 
 
+async def test_what_pauses_between_retries_is_killed_at_once_and_not_sent_again(autojump_clock):
+    namespace = open_namespace()
+    async with open_link() as one, trio.open_nursery() as nursery:
+        namespace.engine.resume(one.path())
+        pausing = begin(nursery, namespace.write, 0, pattern(1, L))
+        await wait_all_tasks_blocked()
+        one.answer(status=s.INTERNAL_ERROR)
+        await wait_all_tasks_blocked()
+        began = trio.current_time()
+        (wait,) = namespace.waits()
+        namespace.kill(wait.request)
+        await wait_all_tasks_blocked()
+        assert isinstance(pausing.error, KilledError)
+        assert trio.current_time() == began
+        await trio.sleep(10)
+        assert one.sent == []
+
+
 async def test_a_live_namespace_does_not_fail_fast():
     namespace, medium = open_namespace(), Medium(64)
     async with open_link() as one, trio.open_nursery() as nursery:
