@@ -124,11 +124,16 @@ def refused(on: Rig, outages_s: list[float]) -> Times:
 def detection_s(mount: Mount, lose: Callable[[], None], *, within_s: float) -> float:
     """How long until nvme0 is not live any more."""
     node = mount.path / "nvme0"
+    associations = json.loads(node.read_text())["associations"]
+
+    def found() -> bool:
+        state = json.loads(node.read_text())
+        # It may be back before anybody looks.
+        return bool(state["state"] != "live" or state["associations"] != associations)
+
     before = time.monotonic()
     lose()
-    eventually(
-        lambda: json.loads(node.read_text())["state"] != "live", "the loss", within_s=within_s
-    )
+    eventually(found, "the loss", within_s=within_s)
     return time.monotonic() - before
 
 
