@@ -1,6 +1,5 @@
 """Nothing stays unkillable because it waits for us: every kind of request, and who must stay."""
 
-
 import os
 import signal
 import subprocess
