@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import signal
 from collections.abc import Callable, Generator
 
 import attrs
@@ -15,6 +16,15 @@ settings.register_profile("dev", max_examples=100, deadline=None)
 settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True, database=None)
 settings.register_profile("explore", max_examples=5000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+
+def pytest_configure() -> None:
+    """Undoes what a shell does to jobs in the background: they ignore SIGINT and SIGQUIT.
+
+    Programs that the tests start would inherit that, and some tests are about these signals.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @attrs.define(eq=False)
