@@ -122,5 +122,5 @@ def _faults(draw: DrawFn) -> Fault:
         queues=draw(st.sampled_from([Queues.ALL, Queues.IO, Queues.ADMIN])),
         outage=draw(st.sampled_from(Outage)) if kind in _BREAKS else Outage.NONE,
         duration_ms=draw(st.sampled_from([0, 20, 300, 2000, 7000])),
-        linger=draw(st.sampled_from([0, 30, 100])),
+        linger=draw(st.sampled_from([0, 100, 30, 100])),
     )

@@ -149,7 +149,7 @@ class SimStore:
         """Puts off what the medium is at, by up to this part of the time a fence stands."""
         for operation in self._operations:
             if operation.changes:
-                late = self._pace.chance.uniform(0.3, 1.0) * percent / 100
+                late = self._pace.chance.uniform(0.5, 1.0) * percent / 100
                 spare_s = self._pace.latest(operation.began_at) - operation.lands_at
                 operation.lands_at += max(0.0, spare_s * late)
 
@@ -219,7 +219,7 @@ class SimStore:
             effect()
             # Done, and not told yet: whoever loses the association now cannot know.
             if self._pace.chance.random() < _LINGERING:
-                with trio.move_on_after(self._pace.draw_s()):
+                with trio.move_on_after(self._pace.chance.uniform(0.01, 0.2)):
                     await self._dead.wait()
         if changes:
             self._count(record)
