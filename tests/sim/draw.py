@@ -104,6 +104,9 @@ def _ops_of(draw: DrawFn, index: int, shape: Shape) -> Op:
 def _faults(draw: DrawFn) -> Fault:
     kind = draw(st.sampled_from(_FAULTS))
     on = draw(st.sampled_from(_MESSAGES)) if kind in _BREAKS else None
+    if kind is FaultKind.CRASH:
+        # Just after somebody has read: what was read must not be gone for the next one.
+        on = draw(st.sampled_from([None, MessageKind.C2H_DATA, MessageKind.C2H_DATA]))
     if kind is FaultKind.REMAP and draw(st.booleans()):
         # While the host comes back it reads two pages, and two more of each namespace.
         return Fault(

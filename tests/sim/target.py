@@ -56,11 +56,17 @@ class SimSubsystem(NvmSubsystem):
         return await super().wait_for_lost(hostid)
 
     def identify(self, association: Association, cns: int, nsid: int) -> bytes:
-        """Hosts of one without Cross-Controller Reset have to fence by themselves."""
+        """No time to quiesce: what has begun lands within the time that a fence stands.
+
+        Without Cross-Controller Reset hosts have to fence by themselves.
+        """
         data = super().identify(association, cns, nsid)
-        if cns == Cns.CONTROLLER and not self.cross_reset:
-            return attrs.evolve(IdentifyController.unpack(data), ciu=0, cirn=0).pack()
-        return data
+        if cns != Cns.CONTROLLER:
+            return data
+        fields = attrs.evolve(IdentifyController.unpack(data), cqt=0)
+        if not self.cross_reset:
+            fields = attrs.evolve(fields, ciu=0, cirn=0)
+        return fields.pack()
 
 
 class Target:
