@@ -378,8 +378,12 @@ class Scenario:
     def _write_from_elsewhere(self) -> None:
         """Another host writes to LBAs that an unaligned write of ours shares with it.
 
-        Not to the very cells: who shares those has to agree on more than a protocol.
+        Not to the very cells: who shares those has to agree on more than a protocol.  And not where
+        any cache is volatile, which a controller says of all its namespaces at once: there the
+        hand that looks after losses would take it for one, and write over it.
         """
+        if any(medium.volatile for medium in self._target.media):
+            return
         per_lba = {medium.number: medium.lba_bytes // CELL_BYTES for medium in self._target.media}
         for record in [each for each in self._pending if each.kind is OpKind.WRITE]:
             medium = self._target.media[record.namespace]
@@ -390,7 +394,7 @@ class Scenario:
                 (end, end + -end % cells),
             ):
                 op = Op(OpKind.WRITE, record.namespace, start, stop - start)
-                if start == stop or medium.volatile:
+                if start == stop:
                     continue
                 ours = Record(0, op.kind, op.namespace, start, op.cells, fua=False, invoked=0)
                 if any(ours.overlaps(other) for other in self._pending):
