@@ -73,7 +73,7 @@ async def resume(
 
 async def _rewrite(roster: Roster, namespace: Namespace, association: Association) -> None:
     engine, offered = namespace.engine, namespace.offered
-    if namespace.rewriting:
+    if namespace.rewriting is not None:
         # Two of them would write over each other's, and over what goes on after the first.
         raise BusyError("it is being written again already", field="device", value=namespace.name)
 
@@ -89,13 +89,12 @@ async def _rewrite(roster: Roster, namespace: Namespace, association: Associatio
                 "it has changed meanwhile; look again", field="device", value=namespace.name
             )
 
-    namespace.rewriting = True
-    path = roster.path(namespace, association)
+    path = namespace.rewriting = roster.path(namespace, association)
     try:
         await rewrite(path, engine.log, engine.unknown, namespace.lba_bytes, check)
         check()
     finally:
-        namespace.rewriting = False
+        namespace.rewriting = None
         if association.error is not None:
             # What was under way may land for as long as the old controller can execute it.
             namespace.rewrite_fences.append(association.fence)

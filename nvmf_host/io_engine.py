@@ -141,11 +141,12 @@ class IoEngine:
     # What the controller does with the namespace.
 
     def hold(self, reason: str) -> None:
-        """Lets I/O wait; what is outstanding goes on."""
+        """Lets I/O wait; what was sent goes on."""
         if self.state is not _S.GONE:
             if self.state is not _S.HELD:
                 self._move(_S.HELD)
             self.reason = reason
+            self._withdraw()
 
     def fail_fast(self, reason: str) -> None:
         """Fails what waits and what comes, until the namespace resumes."""
@@ -199,6 +200,7 @@ class IoEngine:
             return
         self._move(_S.GONE)
         self.reason = reason
+        self._withdraw()
         # Failing them does not settle what became of them.
         self._interrupted = dict(self._ambiguous)
         self._waiting.clear()
@@ -306,6 +308,11 @@ class IoEngine:
             self.check()
             request.finished = False
             self._waiting[request.order] = request
+
+    def _withdraw(self) -> None:
+        """What waits for a CID is not sent: its NSID may be another namespace's by then."""
+        if self._path is not None:
+            self._path.withdraw()
 
     def _acknowledge(self, request: IoRequest, mark: int) -> None:
         if request.kind in CHANGES:

@@ -107,6 +107,11 @@ class IoPath:
             not self.boundary_lbas or slba % self.boundary_lbas + nlb <= self.boundary_lbas
         )
 
+    def withdraw(self) -> None:
+        """Ends the commands to this namespace that have not been sent."""
+        for queue in self.queues:
+            queue.withdraw(self.nsid)
+
     def queue(self) -> HostQueue:
         """The queue with the fewest commands on it."""
         queues = self.queues

@@ -71,6 +71,7 @@ class IoRequest:
         "since",
         "slba",
         "status",
+        "stranded",
         "task",
     )
 
@@ -113,6 +114,8 @@ class IoRequest:
         self.finished = False
         self.lost = False
         self.sent = False
+        #: A command was sent, and its response never came.
+        self.stranded = False
         self.digest_error = False
         #: The first bad status of the attempt, without phase tag; 0 for none.
         self.status = 0
@@ -136,7 +139,7 @@ class IoRequest:
 
     def start(self, path: IoPath) -> None:
         """Sends the commands of this request; may finish at once."""
-        self.finished = self.lost = self.sent = self.digest_error = False
+        self.finished = self.lost = self.sent = self.stranded = self.digest_error = False
         self.status = 0
         self.path = path
         commands = self._commands(path)
@@ -228,6 +231,7 @@ class IoRequest:
         response = command.response
         if response is None:
             self.lost = True
+            self.stranded = self.stranded or command.sent
             self.sent = self.sent or command.sent
         else:
             self.sent = True
@@ -241,7 +245,7 @@ class IoRequest:
 
     def _end(self) -> None:
         self.finished = True
-        if self.lost and self.sent and self.kind in CHANGES:
+        if self.stranded and self.kind in CHANGES:
             assert self.path is not None
             self.fences.append(self.path.fence)
         if self.task is not None:

@@ -78,8 +78,8 @@ class Namespace:
         self._relief = Relief()
         #: What the last scan has found in its place; None while it is being identified.
         self.offered: NamespaceDescription | None = None
-        #: Set while what was lost of a volatile cache is being written again, by hand.
-        self.rewriting = False
+        #: The way over which what was lost of a volatile cache is being written again, by hand.
+        self.rewriting: IoPath | None = None
         #: Of associations that such writes were lost with.
         self.rewrite_fences: list[Fence] = []
         #: The subsystem that it belongs to; set when it is first live.

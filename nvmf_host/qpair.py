@@ -29,14 +29,15 @@ from nvmf_transport.status import Status
 from nvmf_transport.wire import Buffer
 
 _CID: Final = struct.Struct("<H")
+_NSID: Final = struct.Struct("<4xI")
 
 
 @attrs.define(eq=False)
 class Command:
     """A command on its way.  `done` is called once, when there is a response or never will be.
 
-    Then `response` is None where the queue died first; `sent` tells whether the controller may
-    have received the command (it is *ambiguous*), or cannot have.
+    Then `response` is None where the queue died first, or the command was withdrawn; `sent` tells
+    whether the controller may have received the command (it is *ambiguous*), or cannot have.
     """
 
     sqe: bytearray
@@ -157,7 +158,8 @@ class HostQueue:
         if response is None:
             if command.sent:
                 raise OutcomeUnknownError(f"{name}: outcome unknown: {self.error}")
-            raise NotConnectedError(f"{name}: not connected: {self.error}")
+            why = self.error or "the namespace has changed"
+            raise NotConnectedError(f"{name}: not sent: {why}")
         if response.digest_error:
             raise DataDigestError(f"{name}: the data digest does not match")
         if response.status:
@@ -186,6 +188,16 @@ class HostQueue:
         self._free.clear()
         self._kept = None
         for command in ended:
+            command.done(command)
+
+    def withdraw(self, nsid: int) -> None:
+        """Ends the commands to a namespace that wait for a CID: they must not be sent any more."""
+        withdrawn, waiting = [], self._waiting
+        for _ in range(len(waiting)):
+            command = waiting.popleft()
+            mine = _NSID.unpack_from(command.sqe)[0] == nsid
+            (withdrawn if mine else waiting).append(command)
+        for command in withdrawn:
             command.done(command)
 
     def _send(self, command: Command, cid: int) -> None:

@@ -50,6 +50,8 @@ class Roster:
         for namespace in self._those(nsids):
             self.unverified.pop(namespace.nsid, None)
             namespace.offered = None
+            if namespace.rewriting is not None:
+                namespace.rewriting.withdraw()
             if namespace.engine.state is not _S.PAUSED:
                 namespace.engine.hold(reason)
                 self._on_changed(namespace)

@@ -84,6 +84,46 @@ async def test_a_held_namespace_sends_nothing_and_what_runs_goes_on():
         nursery.cancel_scope.cancel()
 
 
+async def test_what_waits_for_a_cid_is_not_sent_to_a_namespace_that_is_held():
+    """By the time there is a CID, its NSID may be another namespace's."""
+    namespace = open_namespace()
+    async with open_link(entries=2) as link, trio.open_nursery() as nursery:
+        namespace.engine.resume(link.path())
+        running = begin(nursery, namespace.read, 0, L)
+        await wait_all_tasks_blocked()
+        waiting = begin(nursery, namespace.write, 3 * L, pattern(1, L))
+        await wait_all_tasks_blocked()
+        assert sent(link) == [("READ", 0)]
+        namespace.engine.hold("being identified")
+        link.answer()
+        await wait_all_tasks_blocked()
+        assert running.done
+        assert link.sent == []
+        namespace.engine.resume(link.path())
+        await wait_all_tasks_blocked()
+        assert sent(link) == [("WRITE", 3)]
+        link.answer()
+        await wait_all_tasks_blocked()
+        assert waiting.done
+        # No copy of it was ever on its way.
+        assert namespace.quarantine.total == 0
+
+
+async def test_what_waits_for_a_cid_fails_with_a_namespace_that_goes():
+    namespace = open_namespace()
+    async with open_link(entries=2) as link, trio.open_nursery() as nursery:
+        namespace.engine.resume(link.path())
+        begin(nursery, namespace.read, 0, L)
+        await wait_all_tasks_blocked()
+        waiting = begin(nursery, namespace.write, 3 * L, pattern(1, L))
+        await wait_all_tasks_blocked()
+        namespace.end("removed")
+        link.answer()
+        await wait_all_tasks_blocked()
+        assert isinstance(waiting.error, NamespaceGoneError)
+        assert link.sent == []
+
+
 async def test_ambiguous_writes_go_first_in_order_of_arrival_then_all_that_waited():
     namespace = open_namespace()
     async with open_link(queues=2) as old, open_link() as new, trio.open_nursery() as nursery:
