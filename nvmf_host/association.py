@@ -36,6 +36,7 @@ from nvmf_transport.nvme import ADMIN_QID, Cap, FeatureId, Property, Vs
 from . import admin, command_age, events
 from . import handshake as hs
 from .config import DEFAULT_QUEUE_ENTRIES, ConnectParams
+from .cross_reset import is_offered
 from .fencing import Fence
 from .groups import single_error
 from .keepalive import keep_alive
@@ -71,7 +72,7 @@ class Association:
         #: As granted; 0 where there is no Keep Alive.
         self.kato_s = params.kato_s
         self.error: NvmfError | None = None
-        #: True once the controller is known to execute nothing any more.
+        #: True once the controller was seen to be reset or shut down.
         self.stopped = False
         self.failed = trio.Event()
         self._making: trio.CancelScope | None = None
@@ -106,7 +107,7 @@ class Association:
     async def stop(self, *, orderly: bool) -> str | None:
         """Shuts the controller down, or resets it after a failure, where it still answers.
 
-        Returns what went wrong, None where the controller was seen to have stopped.  The caller
+        Returns what went wrong, None where the controller was seen to do so.  The caller
         shields it from cancellation, with a limit of its own.
         """
         if self.admin.error is not None:
@@ -122,7 +123,10 @@ class Association:
                 problem = f"{what} of the controller: {error}"
             else:
                 self.stopped = True
-                self.fence.lift(f"{what} of the controller was seen")
+                if is_offered(self.controller):
+                    # One that can be reset by others knows what it executes.  Linux's target shows
+                    # RDY=0 while its disk still has a write: see `fencing`.
+                    self.fence.lift(f"{what} of the controller was seen")
                 return None
         return problem
 

@@ -7,7 +7,9 @@ the same LBAs is not, until the old controller is known to have stopped.
 
 That is known, whichever comes first:
 
-- when the controller was reset or shut down over its own admin queue, and that was seen;
+- when a controller that offers Cross-Controller Reset was reset or shut down over its own admin
+  queue, and that was seen.  Of others it proves nothing: Linux's target (6.12) shows CSTS.RDY=0 at
+  once, whatever its disk is at, and a newer write was lost that way;
 - when a Cross-Controller Reset of it was answered (Base 2.3);
 - a time after our last byte to it: twice the Keep Alive Timeout, three times with traffic based
   keep alive, and the Command Quiesce Time (Base 2.1, section 3.9.4 and 9.6);

@@ -128,7 +128,7 @@ async def test_a_value_that_somebody_may_have_read_is_not_undone(autojump_clock,
 
 @pytest.mark.parametrize("where", ["READ", "WRITE", "FLUSH"])
 async def test_a_loss_while_writing_again_changes_nothing(where, autojump_clock, announce):
-    async with lost_writes(announce) as it:
+    async with lost_writes(announce, ciu=1, cirn=1) as it:
         it.target.faults[where] = Fate.CLOSE
         with pytest.raises(NvmfError):
             await resume(it, rewrite=True)

@@ -18,7 +18,7 @@ from nvmf_transport.errors import BusyError, NotConnectedError, NvmfError
 from nvmf_transport.nvme import SubmissionEntry
 
 from .hosting import hosting, in_state, params, until
-from .scripted import Answer, Fate, Scripted, scripted
+from .scripted import Answer, Fate, Scripted, Seen, scripted
 
 LIVE, LOST = ControllerState.LIVE, ControllerState.LOST
 OLD, NEW = b"o" * 512, b"n" * 512
@@ -34,6 +34,8 @@ class Lost:
     target: Scripted
     tasks: trio.Nursery
     lost_at: float
+    #: What the target saw of the first association.
+    before: list[Seen]
 
     @property
     def namespace(self) -> Namespace:
@@ -71,18 +73,29 @@ async def lost(announce, target: Scripted, *, qid: int = 0, **fields) -> AsyncIt
         await in_state(controller, LOST)
         # As far as the host is concerned: the sockets are closed when it is lost.
         lost_at = controller.since
+        before = list(target.seen)
         target.seen.clear()
         target.cntlid += 1
         await controller.reconnect(controller.params)
         await until(lambda: target.disks[1].data[:512] == OLD)
-        yield Lost(host, controller, target, tasks, lost_at)
+        yield Lost(host, controller, target, tasks, lost_at, before)
         tasks.cancel_scope.cancel()
 
 
 async def test_a_reset_that_was_seen_leaves_nothing_in_quarantine(autojump_clock, announce):
-    async with lost(announce, Scripted(reset_after_s=1.0), qid=1) as it:
+    async with lost(announce, Scripted(reset_after_s=1.0, ciu=1, cirn=1), qid=1) as it:
         assert it.namespace.quarantine.ranges() == []
         assert (await it.newer()).is_set()
+
+
+async def test_a_reset_of_a_controller_that_may_not_drain_lifts_nothing(autojump_clock, announce):
+    async with lost(announce, Scripted(), qid=1) as it:
+        assert "CC.EN=0" in [seen.what for seen in it.before]
+        done = await it.newer()
+        await trio.sleep_until(it.lost_at + 29.9)
+        assert not done.is_set()
+        await trio.sleep_until(it.lost_at + 30.1)
+        assert done.is_set()
 
 
 @pytest.mark.parametrize("how", ["not in time", "cut", "refused"])

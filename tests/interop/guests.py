@@ -46,14 +46,17 @@ class Target:
 
 
 @contextlib.contextmanager
-def kernel_target(kernel: str, folder: Path) -> Iterator[Target]:
-    """Boots a kernel that serves LAYOUT, for as long as the block lasts."""
-    layout = folder / "layout"
-    layout.write_text(LAYOUT)
+def kernel_target(
+    kernel: str, folder: Path, *, layout: str = LAYOUT, options: Sequence[str] = ()
+) -> Iterator[Target]:
+    """Boots a kernel that serves a layout, for as long as the block lasts."""
+    layout_file = folder / "layout"
+    layout_file.write_text(layout)
     target = Target(kernel, free_port(), folder / "console")
     argv: list[str | Path] = [
         *(PEERS / "nvmet-guest", "--port", str(target.port), "--kernel", kernel),
-        *("--layout", layout, "--console", target.console),
+        *("--layout", layout_file, "--console", target.console),
+        *options,
     ]
     with running(argv, folder / "guest.log", ready="READY ", ready_within_s=240):
         yield target
