@@ -5,10 +5,10 @@ BIN := .venv/bin
 # For example: make test ARGS="-k digest -x"
 ARGS :=
 
-.PHONY: help install check format test coverage interop interop-full fuzz fuzz-short sim sim-mutations soak soak-linux times demo clean
+.PHONY: help install check format test coverage interop interop-full fuzz fuzz-short sim sim-mutations soak soak-linux times bench-components bench-growth demo clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 install: ## make .venv with the commands and the development tools
 	@scripts/bootstrap
@@ -68,6 +68,16 @@ times: ## how soon losses are found and I/O goes on, and what waiting I/O costs 
 	@scripts/bootstrap test
 	$(BIN)/python -m tests.reliability.times $(ARGS)
 	$(BIN)/python -m tests.reliability.isolation
+
+bench-components: ## what each component costs by itself, in CPU time
+	@scripts/bootstrap test
+	@mkdir -p benchmarks/results
+	$(BIN)/pytest benchmarks/components --benchmark-columns=min,median,iqr,rounds --benchmark-sort=name \
+		--benchmark-json=benchmarks/results/components.json $(ARGS)
+
+bench-growth: ## what things cost as there are more of them, measured and plotted
+	@scripts/bootstrap test
+	$(BIN)/python -m benchmarks.growth $(ARGS)
 
 demo: install ## mount a namespace, lose the controller, get it back
 	@scripts/demo

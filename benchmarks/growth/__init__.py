@@ -1,0 +1,1 @@
+"""What things cost as there are more of them: nothing may grow worse than linearly."""
