@@ -5,7 +5,7 @@ BIN := .venv/bin
 # For example: make test ARGS="-k digest -x"
 ARGS :=
 
-.PHONY: help install check format test coverage interop interop-full fuzz fuzz-short sim sim-mutations soak soak-linux times bench-components bench-growth demo clean
+.PHONY: help install check format test coverage interop interop-full fuzz fuzz-short sim sim-mutations soak soak-linux times bench bench-components bench-growth demo clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -68,6 +68,10 @@ times: ## how soon losses are found and I/O goes on, and what waiting I/O costs 
 	@scripts/bootstrap test
 	$(BIN)/python -m tests.reliability.times $(ARGS)
 	$(BIN)/python -m tests.reliability.isolation
+
+bench: ## beside nbdfuse and qemu-storage-daemon, in turns: about 40 minutes, needs root
+	@scripts/bootstrap bench
+	$(BIN)/python -m benchmarks $(ARGS)
 
 bench-components: ## what each component costs by itself, in CPU time
 	@scripts/bootstrap test

@@ -9,6 +9,7 @@ mpl.use("agg")
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from .bounds import Spread, ratio
@@ -41,8 +42,9 @@ def draw(results: Results, path: Path) -> bool:
         _bar(axes, index, spread)
         if dot is not None:
             axes.plot(dot.median, index, "D", color=_MARKER_COLOUR, markersize=5, zorder=4)
-    _frame(axes, results, [label for label, *_ in found], bars, dots)
+    _frame(figure, axes, results, [label for label, *_ in found], bars, dots)
     highest = max(s.upper or s.median for _, *both in found for s in both if s is not None)
+    axes.set_ylim(len(found) - 0.4, -0.6)
     axes.set_xlim(0, max(1.5, highest * 1.14))
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
@@ -79,10 +81,14 @@ def _bar(axes: Axes, index: int, spread: Spread) -> None:
 
 
 def _frame(
-    axes: Axes, results: Results, labels: list[str], bars: Comparison, dots: Comparison | None
+    figure: Figure,
+    axes: Axes,
+    results: Results,
+    labels: list[str],
+    bars: Comparison,
+    dots: Comparison | None,
 ) -> None:
     axes.set_yticks(range(len(labels)), labels)
-    axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#dddddd", linewidth=0.8, zorder=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -99,27 +105,24 @@ def _frame(
         )
     axes.set_xlabel(f"throughput, {bars.heading} (within each round; higher is better)")
     conditions, machine = results.conditions, results.machine
-    axes.set_title(
-        f"{bars.heading}: medians of {conditions.rounds} rounds\n",
-        loc="left",
+    peers = " and ".join(bars.against)
+    figure.suptitle(
+        f"fusedev + nvmfd by the better of {peers}",
+        x=0.01,
+        ha="left",
         fontweight="bold",
     )
-    axes.text(
-        0,
-        1.0,
-        f"{machine.cpu}, {machine.cpus} CPUs; {conditions.begun}",
-        transform=axes.transAxes,
-        va="bottom",
-        fontsize=8.5,
-        color="#555555",
-    ).set_position((0, 1.035 if len(labels) > 8 else 1.09))
-    axes.legend(
-        handles=_legend(dots),
-        loc="upper center",
-        bbox_to_anchor=(0.42, -0.62 / max(1.2, 0.42 * len(labels) + 0.6)),
-        ncols=3,
-        frameon=False,
+    rounds = f"{conditions.rounds} round{'s' if conditions.rounds > 1 else ''}"
+    axes.set_title(
+        f"medians of {rounds} of {conditions.seconds:g} s; {machine.cpu}, {machine.cpus} CPUs; "
+        f"{conditions.begun[:10]}",
+        loc="left",
+        pad=20,
         fontsize=9,
+        color="#555555",
+    )
+    figure.legend(
+        handles=_legend(dots), loc="outside lower center", ncols=3, frameon=False, fontsize=9
     )
 
 
@@ -137,6 +140,6 @@ def _legend(dots: Comparison | None) -> list[Line2D]:
     )
     if dots is not None:
         handles.append(
-            Line2D([], [], color=_MARKER_COLOUR, marker="D", ls="", label=f"{dots.heading}")
+            Line2D([], [], color=_MARKER_COLOUR, marker="D", ls="", label=f"{dots.heading}, median")
         )
     return handles
