@@ -11,6 +11,8 @@ import attrs
 import pyfuse3
 import trio
 
+from nvmf_transport import heap
+
 from . import libc, mount, wait_shim
 from .attribute_refresh import AttributeRefresh
 from .backend import ControlLike, HostLike
@@ -19,6 +21,7 @@ from .lag import LoopLag
 from .mount import MountPoint, StartError
 from .nodes import NodeTable
 from .operations import Operations
+from .spare_memory import give_back_when_idle
 from .stopping import stop_on_signals
 
 _log = logging.getLogger(__name__)
@@ -30,8 +33,6 @@ MIN_TASKS: Final = 64
 #: A waiting request takes one.  Twice what the kernel sends in the background, so that as many
 #: synchronous ones can wait, and `stat` still be answered.
 MAX_TASKS: Final = 2 * mount.MAX_BACKGROUND
-#: malloc returns the buffer of a 1 MiB request at once, and still keeps that of 128 KiB.
-_MMAP_THRESHOLD_BYTES: Final = 512 * 1024
 
 #: The host has this long to come to its end; ten seconds is all there is.
 _CLOSE_S: Final = 9.0
@@ -71,7 +72,7 @@ class Daemon:
 
         Raises `StartError` where the mount cannot be made.
         """
-        libc.fix_mmap_threshold(_MMAP_THRESHOLD_BYTES)
+        heap.keep_freed()
         libc.set_io_flusher()
         mount.warn_of_request_timeout()
         wait_shim.install()
@@ -89,6 +90,7 @@ class Daemon:
                 nursery.start_soon(refresh.run)
                 nursery.start_soon(let_the_killed_go, self.host)
                 nursery.start_soon(lag.run)
+                nursery.start_soon(give_back_when_idle, operations.usage)
                 await self._start(connection, stop)
                 await stop.wait()
                 ending = await self._end(operations, serving)

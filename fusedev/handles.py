@@ -17,6 +17,8 @@ from .nodes import ControllerNode, NamespaceNode
 
 #: A read of the control node waits this long for an answer, so that its caller stays killable.
 CONTROL_WAIT_S: Final = 0.1
+#: A request from here on leaves memory behind that is worth giving back.
+LARGE_BYTES: Final = 64 * 1024
 
 
 class OpenFile(Protocol):
@@ -41,6 +43,8 @@ class Usage:
 
     requests: int = 0
     write_bytes: int = 0
+    #: There was a request whose memory is worth giving back.
+    large: bool = False
 
 
 @attrs.define(eq=False)
@@ -86,6 +90,8 @@ class NamespaceFile:
         if node.gone:
             raise _gone(node)
         usage.requests += 1
+        if length >= LARGE_BYTES:
+            usage.large = True
         try:
             return await node.namespace.read(offset, length, opener=self._opener)
         finally:
@@ -97,6 +103,8 @@ class NamespaceFile:
             raise _gone(node)
         usage.requests += 1
         usage.write_bytes += length
+        if length >= LARGE_BYTES:
+            usage.large = True
         try:
             written = await node.namespace.write(offset, data, fua=self._fua, opener=self._opener)
         finally:

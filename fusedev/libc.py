@@ -7,7 +7,6 @@ from typing import Final
 
 MNT_DETACH: Final = 2
 _PR_SET_IO_FLUSHER: Final = 57
-_M_MMAP_THRESHOLD: Final = -3
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -31,17 +30,6 @@ def set_io_flusher() -> bool:
     """
     zero = ctypes.c_ulong(0)
     return bool(_libc.prctl(_PR_SET_IO_FLUSHER, ctypes.c_ulong(1), zero, zero, zero) == 0)
-
-
-def fix_mmap_threshold(threshold_bytes: int) -> None:
-    """Has malloc map larger pieces one by one and return each when it is freed.
-
-    Where malloc may move its threshold itself, a burst of waiting writes stays with the process.
-    Does nothing where the C library has no mallopt.
-    """
-    mallopt = getattr(_libc, "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, threshold_bytes)
 
 
 def _check(result: int, directory: str) -> None:

@@ -82,7 +82,8 @@ class Operations(pyfuse3.Operations):
     _on_truncating_open: Callable[[str], None] = attrs.field(alias="on_truncating_open")
     #: What is to be said of the daemon, by the names of attributes.
     _state: Callable[[], Mapping[str, str]] = attrs.field(alias="state", default=dict)
-    _usage: Usage = attrs.field(init=False, factory=Usage)
+    #: What waits, over all open files.
+    usage: Usage = attrs.field(init=False, factory=Usage)
     _files: dict[int, OpenFile] = attrs.field(init=False, factory=dict)
     _handles: Iterator[int] = attrs.field(init=False, factory=lambda: itertools.count(1))
     _closing: bool = attrs.field(init=False, default=False)
@@ -156,7 +157,7 @@ class Operations(pyfuse3.Operations):
         match node:
             case NamespaceNode():
                 opener = processes.opener_of(ctx.pid, ctx.uid)
-                file = NamespaceFile.open(node, flags, self._usage, opener)
+                file = NamespaceFile.open(node, flags, self.usage, opener)
                 if flags & os.O_TRUNC:
                     self._on_truncating_open(os.fsdecode(node.name))
             case ControllerNode():
@@ -245,7 +246,7 @@ class Operations(pyfuse3.Operations):
     unlink = rmdir = rename = _refuse  # type: ignore[assignment]
 
     def _attributes(self, inode: int) -> dict[bytes, bytes]:
-        return xattrs.describe(self._node(inode), self._usage, self._state)
+        return xattrs.describe(self._node(inode), self.usage, self._state)
 
     def _node(self, inode: int) -> Node:
         node = self._nodes.get(inode)

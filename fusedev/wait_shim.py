@@ -5,9 +5,11 @@ It looks `trio` up in its own module, and replacing that is how its asyncio mode
 two things behind it and pass all others on:
 
 - `lowlevel.wait_readable` polls the descriptor first, and waits only where there is nothing;
-- `Lock` does not yield where it is free.  It gives itself to whoever comes first rather than to
-  the longest waiter, so one task can take request after request, and it wakes the latest waiter,
-  whose buffer is still in the processor's cache.
+- `Lock`, which a task holds while it waits for a request, does not yield where it is free.  It
+  gives itself to whoever comes first rather than to the longest waiter, and wakes the latest
+  waiter, whose buffer is still in the processor's cache.  While its holder waits in epoll, a task
+  that comes from answering a request and finds the next one there takes it and goes on, in the
+  same step: with many requests under way none of them waits for another turn of the loop.
 
 Both yield for real every few dozen requests, or the other tasks would starve.  This is done for
 the versions of pyfuse3 that it was tried with, and not where NVMF_STOCK_TRIO is set.
@@ -31,18 +33,59 @@ YIELD_EVERY: Final = 32
 
 
 @attrs.define(eq=False)
+class Descriptor:
+    """The file descriptor of /dev/fuse, as those who read it see it."""
+
+    number: int = -1
+    #: Its reader is parked in epoll.
+    watched: bool = False
+    #: Whoever is about to read knows that there is something.
+    ready: bool = False
+    _poll: select.poll = attrs.field(init=False, factory=select.poll)
+    _since_yield: int = attrs.field(init=False, default=0)
+
+    def set(self, number: int) -> None:
+        """It is this one from now on."""
+        self.number = number
+        self._poll = select.poll()
+        self._poll.register(number, select.POLLIN)
+
+    def readable(self) -> bool:
+        """Looks, without waiting."""
+        return bool(self._poll.poll(0))
+
+    async def take_turns(self) -> None:
+        """Lets the other tasks run, every few dozen requests."""
+        self._since_yield += 1
+        if self._since_yield >= YIELD_EVERY:
+            self._since_yield = 0
+            await trio.lowlevel.checkpoint()
+
+
+@attrs.define(eq=False)
 class Lock:
     """A mutex between tasks that are interchangeable: neither fair nor a checkpoint when free.
 
     While it is free and tasks wait for it, one of them has been woken and is about to look.
+    While its holder watches the descriptor, others may pass, one at a time, where it is readable:
+    they do not wait between `__aenter__` and `__aexit__`.
     """
 
+    _descriptor: Descriptor = attrs.field(factory=Descriptor)
     _held: bool = attrs.field(init=False, default=False)
     _waking: bool = attrs.field(init=False, default=False)
     _waiters: list[trio.lowlevel.Task] = attrs.field(init=False, factory=list)
 
     async def __aenter__(self) -> None:
+        descriptor = self._descriptor
         while self._held:
+            if descriptor.watched:
+                await descriptor.take_turns()
+                if descriptor.watched and descriptor.readable():
+                    descriptor.ready = True
+                    return
+                if not self._held:
+                    break
             await self._park()
         self._held = True
 
@@ -52,6 +95,11 @@ class Lock:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        descriptor = self._descriptor
+        if descriptor.watched:
+            # The holder is another task.
+            descriptor.ready = False
+            return
         self._held = False
         if self._waiters and not self._waking:
             self._waking = True
@@ -73,25 +121,23 @@ class Lock:
 class _LowLevel:
     """`trio.lowlevel` with a `wait_readable` that polls first."""
 
-    def __init__(self) -> None:
-        self._poll = select.poll()
-        self._fd = -1
-        self._since_yield = 0
+    def __init__(self, descriptor: Descriptor) -> None:
+        self._descriptor = descriptor
 
     async def wait_readable(self, fd: int) -> None:
         """Returns once there may be something to read."""
-        if fd != self._fd:
-            self._poll = select.poll()
-            self._poll.register(fd, select.POLLIN)
-            self._fd = fd
-        self._since_yield += 1
-        if self._since_yield >= YIELD_EVERY:
-            self._since_yield = 0
-            await trio.lowlevel.checkpoint()
-        if self._poll.poll(0):
+        descriptor = self._descriptor
+        if descriptor.ready:
             return
-        self._since_yield = 0
-        await trio.lowlevel.wait_readable(fd)
+        if fd != descriptor.number:
+            descriptor.set(fd)
+        await descriptor.take_turns()
+        while not descriptor.readable():
+            descriptor.watched = True
+            try:
+                await trio.lowlevel.wait_readable(fd)
+            finally:
+                descriptor.watched = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(trio.lowlevel, name)
@@ -100,10 +146,13 @@ class _LowLevel:
 class _Trio:
     """`trio` as pyfuse3 is to see it."""
 
-    Lock = Lock
-
     def __init__(self) -> None:
-        self.lowlevel = _LowLevel()
+        self._descriptor = Descriptor()
+        self.lowlevel = _LowLevel(self._descriptor)
+
+    def Lock(self) -> Lock:  # noqa: N802  # as trio has it
+        """The lock of those who read the descriptor: pyfuse3 has no other."""
+        return Lock(self._descriptor)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(trio, name)

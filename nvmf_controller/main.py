@@ -15,6 +15,7 @@ import click
 import trio
 
 from nvmf_tcp import TcpTransport
+from nvmf_transport import heap
 from nvmf_transport.address import Address
 from nvmf_transport.errors import ConfigError, NvmfError
 from nvmf_transport.fabrics import DISCOVERY_NQN
@@ -238,6 +239,7 @@ def _distinct(devices: Sequence[Device]) -> tuple[Device, ...]:
 
 
 async def _run(transport: Transport, options: Options) -> None:
+    heap.keep_freed()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             ending = trio.Event()

@@ -192,7 +192,8 @@ class HostQueue:
 
     def withdraw(self, nsid: int) -> None:
         """Ends the commands to a namespace that wait for a CID: they must not be sent any more."""
-        withdrawn, waiting = [], self._waiting
+        waiting = self._waiting
+        withdrawn: list[Command] = []
         for _ in range(len(waiting)):
             command = waiting.popleft()
             mine = _NSID.unpack_from(command.sqe)[0] == nsid

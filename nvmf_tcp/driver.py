@@ -1,6 +1,7 @@
 """Runs a `TcpConnection` over a socket under trio.
 
-One task sends: whatever was queued in a turn of the event loop leaves in one `sendmsg`.  It is not
+Whatever was queued in a turn of the event loop leaves in one `sendmsg` at its end (see `turn`).
+What the kernel does not take then is sent by a task, and until it has, by nobody else.  It is not
 cancelled by callers, so no PDU is ever cut; at the end it has a short time to send what is queued.
 Receiving is done by whoever calls `receive`, with plain system calls on a non-blocking socket:
 trio's own socket methods yield twice per call, which at these rates is most of the work.
@@ -28,6 +29,7 @@ from nvmf_transport.wire import Buffer
 
 from .connection import TcpConnection
 from .sockets import seconds
+from .turn import Turn
 
 EventT = TypeVar("EventT")
 
@@ -59,18 +61,28 @@ class Driver(Generic[EventT]):
         self._lingers = lingers
         self._sender: trio.lowlevel.Task | None = None
         self._sender_parked = False
+        self._turn: Turn | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+        #: This turn's end will send.
+        self._at_end = False
+        #: What the kernel did not take at a turn's end.
+        self._rest: list[Buffer] = []
         self._closing = False
         self._resetting = False
         self._sender_done = trio.Event()
         self._drained: trio.Event | None = None
         self._send_error: OSError | None = None
         self._streak = 0
+        #: The socket had no more when it was last read.
+        self._emptied = False
         #: Told, once, that the connection is dead.
         self.on_death: Callable[[], None] = lambda: None
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Sends in the background; at the end flushes, and closes the socket."""
+        self._turn = Turn.current()
+        self._token = trio.lowlevel.current_trio_token()
         try:
             async with _beside(self._send_all, self._finish):
                 yield
@@ -96,11 +108,40 @@ class Driver(Generic[EventT]):
     # Sending.
 
     def wake(self) -> None:
-        """Has the sender look for what is queued, in the next turn of the event loop."""
+        """Has what is queued sent at the end of this turn of the event loop."""
+        if not self._sender_parked or self._at_end:
+            return
+        if self._turn is None:
+            self._wake_sender()
+        else:
+            self._at_end = True
+            self._turn.at_end(self._send_at_end)
+
+    def _wake_sender(self) -> None:
         if self._sender_parked:
             self._sender_parked = False
             assert self._sender is not None
             trio.lowlevel.reschedule(self._sender)
+
+    def _send_at_end(self) -> None:
+        """Sends what the kernel takes at once; the rest, and every error, is the task's."""
+        self._at_end = False
+        connection = self._connection
+        if not self._sender_parked or not connection.wants_to_send:
+            return
+        buffers = connection.data_to_send()
+        try:
+            sent = self._sock.sendmsg(buffers if len(buffers) <= IOV_MAX else buffers[:IOV_MAX])
+        except OSError:
+            sent = 0
+        connection.bytes_sent(sent)
+        self._wake_drained()
+        del buffers[: _skip(buffers, 0, sent)]
+        if buffers:
+            self._rest = buffers
+            # The loop is about to wait: a task that is merely rescheduled would wait with it.
+            assert self._token is not None
+            self._token.run_sync_soon(self._wake_sender)
 
     async def drained(self, limit_bytes: int) -> None:
         """Waits until no more than `limit_bytes` are unsent, or the connection is dead."""
@@ -118,7 +159,10 @@ class Driver(Generic[EventT]):
         self._sender = trio.lowlevel.current_task()
         try:
             while True:
-                if connection.wants_to_send:
+                if self._rest:
+                    rest, self._rest = self._rest, []
+                    await self._send(rest)
+                elif connection.wants_to_send:
                     await self._send(connection.data_to_send())
                 elif self._closing or connection.error is not None:
                     if not self._resetting:
@@ -170,7 +214,12 @@ class Driver(Generic[EventT]):
         It yields, and can be cancelled, only before it takes anything.
         """
         connection = self._connection
-        if self._streak >= YIELD_EVERY:
+        if self._emptied:
+            # The last `recv` came up short: there is nothing now, or it has come since.
+            self._emptied = False
+            if self._send_error is None:
+                await self._readable()
+        elif self._streak >= YIELD_EVERY:
             self._streak = 0
             await trio.lowlevel.checkpoint()
         buffer = connection.get_buffer()
@@ -181,6 +230,7 @@ class Driver(Generic[EventT]):
             return []
         except OSError as error:
             raise self._lost(error) from error
+        self._emptied = count < len(buffer)
         if not count and self._send_error is not None:
             # The kernel tells a reset once: the sender has had it, here it looks like a close.
             raise self._lost(self._send_error) from self._send_error
@@ -218,7 +268,7 @@ class Driver(Generic[EventT]):
 
     def _died(self) -> None:
         """Wakes everybody who waits for something to happen on this connection."""
-        self.wake()
+        self._wake_sender()
         self._wake_drained()
         self.on_death()
 
@@ -234,6 +284,7 @@ class Driver(Generic[EventT]):
         # A socket closed with a linger time of zero sends RST (socket(7)).
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         self._resetting = True
+        self._rest.clear()
         self._connection.connection_lost(ConnectionLostError("reset by this side, as asked"))
         trio.lowlevel.notify_closing(self._sock)
         self._died()
@@ -241,7 +292,7 @@ class Driver(Generic[EventT]):
     async def _finish(self) -> None:
         """Sends what is queued, and lets the peer read it before the socket goes."""
         self._closing = True
-        self.wake()
+        self._wake_sender()
         with trio.move_on_after(FLUSH_S, shield=True):
             await self._sender_done.wait()
             error = self._connection.error

@@ -64,7 +64,7 @@ async def test_readable_descriptor_is_not_waited_for(pipe):
         nonlocal ran
         ran = True
 
-    lowlevel = wait_shim._LowLevel()
+    lowlevel = wait_shim._LowLevel(wait_shim.Descriptor())
     trio.lowlevel.current_trio_token().run_sync_soon(other)
     for _ in range(wait_shim.YIELD_EVERY - 1):
         await lowlevel.wait_readable(reader)
@@ -82,7 +82,7 @@ async def test_other_tasks_run_every_few_dozen_requests(pipe):
             await trio.lowlevel.checkpoint()
             turns += 1
 
-    lowlevel = wait_shim._LowLevel()
+    lowlevel = wait_shim._LowLevel(wait_shim.Descriptor())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(other)
         for _ in range(10 * wait_shim.YIELD_EVERY):
@@ -93,7 +93,7 @@ async def test_other_tasks_run_every_few_dozen_requests(pipe):
 
 async def test_unreadable_descriptor_is_waited_for(pipe):
     reader, writer = pipe
-    lowlevel = wait_shim._LowLevel()
+    lowlevel = wait_shim._LowLevel(wait_shim.Descriptor())
     done = trio.Event()
 
     async def wait() -> None:
@@ -109,7 +109,7 @@ async def test_unreadable_descriptor_is_waited_for(pipe):
 
 async def test_a_descriptor_about_to_be_closed_ends_the_waiting(pipe):
     reader, _ = pipe
-    lowlevel = wait_shim._LowLevel()
+    lowlevel = wait_shim._LowLevel(wait_shim.Descriptor())
 
     async def wait() -> None:
         with pytest.raises(trio.ClosedResourceError):
@@ -191,3 +191,113 @@ def test_one_task_at_a_time_holds_the_lock_and_none_is_left_waiting(tasks):
                 pass
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@pytest.fixture
+def descriptor(pipe):
+    descriptor = wait_shim.Descriptor()
+    descriptor.set(pipe[0])
+    return descriptor
+
+
+async def test_who_finds_a_request_passes_the_one_that_watches(descriptor, pipe):
+    lock, lowlevel = wait_shim.Lock(descriptor), wait_shim._LowLevel(descriptor)
+    reader, writer = pipe
+    taken: list[str] = []
+
+    async def take(name: str) -> None:
+        async with lock:
+            await lowlevel.wait_readable(reader)
+        taken.append(name + os.read(reader, 1).decode())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take, "watcher ")
+        await trio.testing.wait_all_tasks_blocked()
+        os.write(writer, b"1")
+        ran = False
+
+        def other() -> None:
+            nonlocal ran
+            ran = True
+
+        trio.lowlevel.current_trio_token().run_sync_soon(other)
+        await take("passer ")
+        assert taken == ["passer 1"]
+        # In one step.
+        assert not ran
+        # The watcher found nothing, and goes on.
+        await trio.testing.wait_all_tasks_blocked()
+        assert taken == ["passer 1"]
+        os.write(writer, b"2")
+        await trio.testing.wait_all_tasks_blocked()
+        assert taken == ["passer 1", "watcher 2"]
+
+
+async def test_nobody_passes_one_that_does_not_watch(descriptor, pipe):
+    """Or there would be nobody to see the next request."""
+    lock = wait_shim.Lock(descriptor)
+    os.write(pipe[1], b"1")
+    entered = False
+
+    async def enter() -> None:
+        nonlocal entered
+        async with lock:
+            entered = True
+
+    async with trio.open_nursery() as nursery:
+        async with lock:
+            nursery.start_soon(enter)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not entered
+        await trio.testing.wait_all_tasks_blocked()
+        assert entered
+
+
+async def test_who_finds_nothing_waits_behind_the_one_that_watches(descriptor, pipe):
+    lock, lowlevel = wait_shim.Lock(descriptor), wait_shim._LowLevel(descriptor)
+    reader, writer = pipe
+    taken: list[int] = []
+
+    async def take(number: int) -> None:
+        async with lock:
+            await lowlevel.wait_readable(reader)
+        os.read(reader, 1)
+        taken.append(number)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(3):
+            nursery.start_soon(take, number)
+        await trio.testing.wait_all_tasks_blocked()
+        for count in range(1, 4):
+            os.write(writer, b"x")
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(taken) == count
+    assert sorted(taken) == [0, 1, 2]
+
+
+async def test_one_that_passes_lets_other_tasks_run_every_few_dozen_requests(descriptor, pipe):
+    lock, lowlevel = wait_shim.Lock(descriptor), wait_shim._LowLevel(descriptor)
+    reader, writer = pipe
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async def watch() -> None:
+        async with lock:
+            await lowlevel.wait_readable(reader)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(other)
+        for _ in range(10 * wait_shim.YIELD_EVERY):
+            os.write(writer, b"x")
+            async with lock:
+                await lowlevel.wait_readable(reader)
+            os.read(reader, 1)
+        nursery.cancel_scope.cancel()
+    assert turns >= 8

@@ -14,6 +14,7 @@ from nvmf_tcp.driver import _reason
 from nvmf_tcp.pdu import PduType, TermReq
 from nvmf_tcp.sockets import _connect_reason, endpoint_of, set_options
 from nvmf_tcp.transport import TcpListener, _listen
+from nvmf_tcp.turn import SWITCH
 from nvmf_transport.address import Address
 from nvmf_transport.capsule import ResponseCapsule
 from nvmf_transport.errors import (
@@ -39,6 +40,13 @@ from .pair import data_specific, ic_req, ic_resp, pdu, read_command, write_comma
 
 ANY_PORT = Address("127.0.0.1", 0)
 STEP = "ICReq/ICResp"
+
+
+@pytest.fixture(autouse=True, params=["at the end of turns", "by tasks"])
+def _sending(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of sending do the same."""
+    if request.param == "by tasks":
+        monkeypatch.setenv(SWITCH, "1")
 
 
 def soon(seconds=5.0):

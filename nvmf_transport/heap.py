@@ -1,0 +1,35 @@
+"""What malloc does with memory that a program of this project has freed.
+
+By default it maps large pieces one by one and unmaps them when they are freed, or gives the end of
+its heap back at once: every transfer of 1 MiB then begins with 256 page faults, which cost more
+than all else that is done for it, several times over in a virtual machine.  So freed memory is
+kept, up to a bound, and what a burst has left is given back when there is nothing to do.
+"""
+
+import ctypes
+from typing import Final
+
+#: mallopt(3).
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+#: Pieces are mapped one by one from here on: glibc's own upper limit, far above any transfer.
+_MMAP_BYTES: Final = 32 << 20
+#: As much stays with the process at the end of its heap.
+KEPT_BYTES: Final = 64 << 20
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def keep_freed() -> None:
+    """Sets the bounds above.  Does nothing where the C library has no mallopt."""
+    mallopt = getattr(_libc, "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def give_back() -> None:
+    """Returns free memory to the kernel, wherever in the heap it is; may take some milliseconds."""
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
