@@ -93,6 +93,7 @@ def test_random_writes_verify(fusedev):
             options = f"""
                 --name=verify --rw=randrw --verify=crc32c --bs=4k --size=4M --iodepth=16 --thread
                 --ioengine=libaio --direct={direct} --allow_file_create=0
+                --verify_state_save=0
             """.split()
             node = daemon.path("nvme0ns1")
             subprocess.run(["fio", f"--filename={node}", *options], check=True, stdout=-3)
