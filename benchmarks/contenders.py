@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final
@@ -11,18 +11,12 @@ import attrs
 
 from .kernel import is_mount_point, unmount
 from .processes import BenchmarkError, free_port, run, running
+from .usage import family
 
 OURS, DIGESTS, TREE = "ours", "digests", "tree"
 NBDFUSE, QEMU = "nbdfuse", "qemu"
 #: The peers that ours is compared with.
 PEERS: Final = (NBDFUSE, QEMU)
-TITLES: Final = {
-    OURS: "fusedev + nvmfd",
-    DIGESTS: "fusedev + nvmfd, both digests",
-    TREE: "fusedev + nvmfd of another tree",
-    NBDFUSE: "nbdfuse + nbdkit memory",
-    QEMU: "qemu-storage-daemon FUSE export + nbdkit memory",
-}
 ROOT: Final = Path(__file__).resolve().parent.parent
 SUBNQN: Final = "nqn.2024-01.org.example:benchmark"
 
@@ -34,7 +28,7 @@ class Contender:
     name: str
     file: Path
     host_pids: tuple[int, ...]
-    #: None of them where the target is not ours to see.
+    #: Empty where the target is not ours to see.
     target_pids: tuple[int, ...]
 
 
@@ -45,6 +39,12 @@ class Target:
     address: str
     subnqn: str
     pids: tuple[int, ...] = ()
+
+
+#: Starts a contender in an empty folder, with a size in bytes.
+Starter = Callable[[Path, int], AbstractContextManager[Contender]]
+#: Starts a target likewise, of the source in a tree.
+Serve = Callable[[Path, int, Path], AbstractContextManager[Target]]
 
 
 def _python(module: str) -> tuple[str, ...]:
@@ -85,17 +85,28 @@ def fusedev(
             nsids = [each["nsid"] for each in state["namespaces"]]
             if not nsids:
                 raise BenchmarkError(f"{target.address} {target.subnqn}: no namespace")
-            yield Contender(name, mount / f"{device}ns{nsids[0]}", (program.pid,), target.pids)
+            yield Contender(
+                name, mount / f"{device}ns{nsids[0]}", (program.pid,), family(target.pids)
+            )
     finally:
         unmount(mount)
 
 
 @contextmanager
+def responder(folder: Path, size_bytes: int, _tree: Path = ROOT) -> Iterator[Target]:
+    """A target that costs next to nothing, for the host alone."""
+    with nvmfd(folder, size_bytes) as admin:
+        argv = [*_python("benchmarks.responder"), admin.address]
+        with running(argv, folder / "responder.log", folder=ROOT, ready="ready ") as program:
+            yield Target(program.words["io"], SUBNQN, (program.pid,))
+
+
+@contextmanager
 def _nvme(
-    name: str, folder: Path, size_bytes: int, *options: str, tree: Path = ROOT
+    name: str, folder: Path, size_bytes: int, *options: str, serve: Serve, tree: Path = ROOT
 ) -> Iterator[Contender]:
     with (
-        nvmfd(folder, size_bytes, tree) as target,
+        serve(folder, size_bytes, tree) as target,
         fusedev(name, folder, target, *options, tree=tree) as contender,
     ):
         yield contender
@@ -144,16 +155,21 @@ def _qemu(folder: Path, size_bytes: int, program_path: Path) -> Iterator[Contend
             unmount(file)
 
 
-def starters(
-    qemu_program: Path, tree: Path | None
-) -> dict[str, Callable[[Path, int], AbstractContextManager[Contender]]]:
-    """How to start each contender, in an empty folder, with a size in bytes."""
-    known: dict[str, Callable[[Path, int], AbstractContextManager[Contender]]] = {
-        OURS: lambda folder, size_bytes: _nvme(OURS, folder, size_bytes),
-        DIGESTS: lambda folder, size_bytes: _nvme(DIGESTS, folder, size_bytes, "-g", "-G"),
+def peers(qemu_program: Path) -> dict[str, Starter]:
+    """How to start those that ours is compared with."""
+    return {
         NBDFUSE: _nbdfuse,
         QEMU: lambda folder, size_bytes: _qemu(folder, size_bytes, qemu_program),
     }
-    if tree is not None:
-        known[TREE] = lambda folder, size_bytes: _nvme(TREE, folder, size_bytes, tree=tree)
-    return known
+
+
+def hosts(serve: Serve, tree: Path | None, *, always: Sequence[str] = ()) -> dict[str, Starter]:
+    """How to start our host, on a target of its own each, with `always` for nvmecontrol."""
+
+    def starter(name: str, *options: str, tree: Path = ROOT) -> Starter:
+        return lambda folder, size_bytes: _nvme(
+            name, folder, size_bytes, *always, *options, serve=serve, tree=tree
+        )
+
+    known = {OURS: starter(OURS), DIGESTS: starter(DIGESTS, "-g", "-G")}
+    return known if tree is None else known | {TREE: starter(TREE, tree=tree)}

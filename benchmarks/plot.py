@@ -105,9 +105,10 @@ def _frame(
         )
     axes.set_xlabel(f"throughput, {bars.heading} (within each round; higher is better)")
     conditions, machine = results.conditions, results.machine
-    peers = " and ".join(bars.against)
+    names = [conditions.contenders[name] for name in bars.against if name in conditions.contenders]
+    better = "the better of " if len(names) > 1 else ""
     figure.suptitle(
-        f"fusedev + nvmfd by the better of {peers}",
+        f"{conditions.contenders[bars.contender]}, by {better}\n{' and '.join(names)}",
         x=0.01,
         ha="left",
         fontweight="bold",

@@ -1,12 +1,15 @@
 """The whole report of a run: the terminal, markdown, JSON and a plot."""
 
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 
 from .plot import draw
 from .results import Results
-from .tables import Table, comparisons, failures, tables
+from .tables import NOTHING, Table, comparisons, failures, tables
+
+_YES_NO: Final = {True: "yes", False: "no", None: NOTHING}
 
 
 def show(results: Results, console: Console) -> None:
@@ -61,8 +64,8 @@ def _checks(results: Results) -> Table:
     rows = tuple(
         (
             titles[check.contender],
-            "yes" if check.direct else "no",
-            "yes" if check.page_cache else "no",
+            _YES_NO[check.direct],
+            _YES_NO[check.page_cache],
             check.verified,
         )
         for check in results.checks

@@ -54,10 +54,10 @@ class Check:
 
     contender: str
     size_bytes: int
-    #: Opens with O_DIRECT.
-    direct: bool
+    #: Opens with O_DIRECT; None where there is no file.
+    direct: bool | None
     #: Whether the kernel caches what others read and write without O_DIRECT.
-    page_cache: bool
+    page_cache: bool | None
     #: What was verified, in words.
     verified: str
 

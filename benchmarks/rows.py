@@ -90,10 +90,35 @@ ROWS: Final = (
     Row("cp-from", "cp from it", Tool.CP_FROM),
     Row("cp-to", "cp to it", Tool.CP_TO),
 )
-NAMES: Final = tuple(row.name for row in ROWS)
 
 
-def choose(patterns: str, rows: tuple[Row, ...] = ROWS) -> tuple[Row, ...]:
+def _queues(size: str, block_bytes: int, what: str, queues: int, depth: int) -> Row:
+    order = "random" if block_bytes < 64 * KIB else "sequential"
+    return Row(
+        name=f"{size}-{what}-{queues}x{depth}",
+        label=f"{block_bytes // KIB} KiB {order} {what}, "
+        f"{queues} queue{'s' if queues > 1 else ''}, QD{depth}",
+        pattern=("rand" if order == "random" else "") + what,
+        block_bytes=block_bytes,
+        depth=depth,
+        jobs=queues,
+    )
+
+
+#: For a controller alone: `jobs` is its queues.
+QUEUE_ROWS: Final = tuple(
+    _queues(size, block_bytes, what, queues, depth)
+    for size, block_bytes, shapes in (
+        ("4k", 4 * KIB, ((1, 1), (1, 32), (4, 32), (16, 64))),
+        ("128k", 128 * KIB, ((1, 8), (4, 8))),
+        ("1m", MIB, ((1, 8), (4, 8))),
+    )
+    for queues, depth in shapes
+    for what in ("read", "write")
+)
+
+
+def choose(patterns: str, rows: tuple[Row, ...]) -> tuple[Row, ...]:
     """The rows whose names match one of these, divided by commas.  Raises `ValueError`."""
     wanted = [pattern.strip() for pattern in patterns.split(",")]
     for pattern in wanted:

@@ -6,65 +6,75 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import attrs
 
 from . import checking, loads
-from .contenders import TITLES, Contender
+from .contenders import Contender, Starter
 from .kernel import Limits, unmount
 from .loads import Memory
 from .processes import BenchmarkError
-from .results import Check, Failure, Results
+from .results import Check, Failure, Results, Sample
 from .rows import Row, Tool
 
-Starter = Callable[[Path, int], AbstractContextManager[Contender]]
 Say = Callable[[str], None]
 
 
+class Named(Protocol):
+    """Whoever is visited."""
+
+    @property
+    def name(self) -> str: ...
+
+
+NamedT = TypeVar("NamedT", bound=Named)
+
+
 @attrs.define(eq=False)
-class Session:
+class Session(Generic[NamedT]):
     """Contenders that run, and are all alike as far as it is up to us."""
 
-    contenders: list[Contender]
-    memory: Memory
+    contenders: list[NamedT]
     results: Results
-    say: Say
+    #: One visit: row, contender, seconds, number of the round.  Raises `BenchmarkError`.
+    measure: Callable[[Row, NamedT, float, int], Sample]
     _unable: set[tuple[str, str]] = attrs.field(factory=set)
 
     def round(
-        self, rows: Sequence[Row], *, number: int, seconds: float, save: Callable[[], None]
+        self,
+        rows: Sequence[Row],
+        *,
+        number: int,
+        seconds: float,
+        say: Say,
+        save: Callable[[], None],
     ) -> None:
         """Visits everybody with the first row, then with the next; who comes first takes turns."""
         for row in rows:
             turn = number % len(self.contenders)
             for contender in self.contenders[turn:] + self.contenders[:turn]:
-                self._visit(row, contender, seconds=seconds, number=number)
+                if (row.name, contender.name) not in self._unable:
+                    said = self._visit(row, contender, seconds, number)
+                    say(f"{row.label}, {contender.name}: {said}")
             save()
 
-    def _visit(self, row: Row, contender: Contender, *, seconds: float, number: int) -> None:
-        if (row.name, contender.name) in self._unable:
-            return
+    def _visit(self, row: Row, contender: NamedT, seconds: float, number: int) -> str:
         try:
-            if row.tool is Tool.FIO and not self._direct(contender):
-                raise BenchmarkError("does not open with O_DIRECT")  # noqa: TRY301
-            sample = loads.measure(row, contender, self.memory, seconds=seconds, number=number)
+            sample = self.measure(row, contender, seconds, number)
         except BenchmarkError as error:
-            failure = Failure(row=row.name, contender=contender.name, round=number, text=str(error))
-            self.results.failures.append(failure)
+            # Whoever does not bear a load is not asked again.
             self._unable.add((row.name, contender.name))
-            self.say(f"{contender.name}, {row.label}: {error}")
-            return
-        if number:
-            self.results.samples.append(sample)
-            self.say(
-                f"{row.label}, {contender.name}: {sample.operations_per_s:,.0f}/s, "
-                f"{sample.bytes_per_s / 2**20:,.0f} MiB/s"
+            self.results.failures.append(
+                Failure(row=row.name, contender=contender.name, round=number, text=str(error))
             )
-
-    def _direct(self, contender: Contender) -> bool:
-        return any(c.direct for c in self.results.checks if c.contender == contender.name)
+            return str(error)
+        self.results.samples.append(sample)
+        mib_per_s = sample.bytes_per_s / 2**20
+        return f"{sample.operations_per_s:,.0f}/s, {mib_per_s:,.0f} MiB/s"
 
 
 @contextlib.contextmanager
@@ -75,7 +85,7 @@ def open_session(
     *,
     say: Say,
     look: Callable[[Contender, Memory, str], Check] = checking.check,
-) -> Iterator[Session]:
+) -> Iterator[Session[Contender]]:
     """Starts everybody and checks them; at the end nothing is left of it, come what may."""
     size_bytes = results.conditions.size_bytes
     folder = Path(tempfile.mkdtemp(prefix="nvmf-benchmark-"))
@@ -89,16 +99,30 @@ def open_session(
                 own.mkdir()
                 contender = stack.enter_context(start(own, size_bytes))
                 limits.impose(contender.file)
-                say(f"checking {TITLES.get(name, name)}")
+                say(f"checking {results.conditions.contenders[name]}")
                 results.checks.append(look(contender, memory, checksum))
                 contenders.append(contender)
             try:
-                yield Session(contenders, memory, results, say)
+                yield Session(contenders, results, partial(_measure, results, memory))
             finally:
                 # Whoever is impatient must not keep us from unmounting.
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _measure(
+    results: Results,
+    memory: Memory,
+    row: Row,
+    contender: Contender,
+    seconds: float,
+    number: int,
+) -> Sample:
+    direct = any(c.direct for c in results.checks if c.contender == contender.name)
+    if row.tool is Tool.FIO and not direct:
+        raise BenchmarkError("the file does not open with O_DIRECT")
+    return loads.measure(row, contender, memory, seconds=seconds, number=number)
 
 
 @contextlib.contextmanager

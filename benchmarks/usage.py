@@ -22,6 +22,12 @@ def cpu_s(pids: Sequence[int]) -> float:
     return ticks / _TICKS_PER_S
 
 
+def family(pids: Sequence[int]) -> tuple[int, ...]:
+    """These processes, and those that they have started."""
+    children = [Path(f"/proc/{pid}/task/{pid}/children").read_text().split() for pid in pids]
+    return (*pids, *(int(child) for each in children for child in each))
+
+
 def reset_peak(pids: Sequence[int]) -> None:
     """Has `peak_bytes` count from now on."""
     for pid in pids:
