@@ -117,11 +117,9 @@ class IoPath:
         queues = self.queues
         best = queues[0]
         if len(queues) > 1:
-            least = best.outstanding + best.waiting
             for queue in queues:
-                load = queue.outstanding + queue.waiting
-                if load < least:
-                    best, least = queue, load
+                if queue.load < best.load:
+                    best = queue
         return best
 
 

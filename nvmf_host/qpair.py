@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-import attrs
 import trio
 
 from nvmf_transport.capsule import CommandCapsule, ResponseCapsule
@@ -30,23 +29,36 @@ from nvmf_transport.wire import Buffer
 
 _CID: Final = struct.Struct("<H")
 _NSID: Final = struct.Struct("<4xI")
+_NO_CID: Final = 0xFFFF
 
 
-@attrs.define(eq=False)
-class Command:
+class Command(CommandCapsule):
     """A command on its way.  `done` is called once, when there is a response or never will be.
 
     Then `response` is None where the queue died first, or the command was withdrawn; `sent` tells
     whether the controller may have received the command (it is *ambiguous*), or cannot have.
+
+    It is its own capsule, whose CID is known once it is sent.
     """
 
-    sqe: bytearray
-    done: Callable[["Command"], None]
-    data_out: Buffer | None = None
-    data_in: memoryview | None = None
-    response: ResponseCapsule | None = None
-    sent: bool = False
-    sent_at: float = 0.0
+    __slots__ = ("done", "response", "sent", "sent_at")
+
+    def __init__(
+        self,
+        sqe: bytearray,
+        done: Callable[["Command"], None],
+        data_out: Buffer | None = None,
+        data_in: memoryview | None = None,
+    ) -> None:
+        self.sqe = sqe
+        self.cid = _NO_CID
+        self.data_out = data_out
+        self.data_in = data_in
+        self.done = done
+        self.response: ResponseCapsule | None = None
+        self.sent = False
+        #: While it waits for a CID: since when.
+        self.sent_at = 0.0
 
 
 class HostQueue:
@@ -69,7 +81,11 @@ class HostQueue:
         self.entries = entries
         self.sq_flow_control = False
         self.commands = 0
-        self.last_submit_at = self.last_completion_at = trio.current_time()
+        #: Commands that are outstanding or wait: what a queue is chosen by.
+        self.load = 0
+        # trio.current_time() goes through three calls to come here, for every command.
+        self._clock = trio.lowlevel.current_clock().current_time
+        self.last_submit_at = self.last_completion_at = self._clock()
         self.error: TransportError | None = None
         #: The association is about to end: an error status may come of that alone.
         self.ending = False
@@ -114,12 +130,15 @@ class HostQueue:
         """
         if self.error is not None:
             command.done(command)
-        elif self._free:
+            return
+        self.load += 1
+        if self._free:
             self._send(command, self._free.popleft())
         elif urgent and self._kept is not None:
             cid, self._kept = self._kept, None
             self._send(command, cid)
         else:
+            command.sent_at = self._clock()
             self._waiting.append(command)
 
     async def execute(
@@ -171,10 +190,14 @@ class HostQueue:
 
         The owner then calls `kill`, once whoever must know first does.
         """
-        receive = self._qpair.receive
-        complete = self._complete
+        receive, receive_nowait = self._qpair.receive, self._qpair.receive_nowait
+        complete, clock = self._complete, self._clock
         while True:
-            complete(await receive())
+            response: ResponseCapsule | None = await receive()
+            self.last_completion_at = clock()
+            while response is not None:
+                complete(response)
+                response = receive_nowait()
 
     def kill(self, error: TransportError | None = None) -> None:
         """Ends every command of a queue that will receive no more, those sent first."""
@@ -187,6 +210,7 @@ class HostQueue:
         self._slots = []
         self._free.clear()
         self._kept = None
+        self.load = 0
         for command in ended:
             command.done(command)
 
@@ -198,16 +222,18 @@ class HostQueue:
             command = waiting.popleft()
             mine = _NSID.unpack_from(command.sqe)[0] == nsid
             (withdrawn if mine else waiting).append(command)
+        self.load -= len(withdrawn)
         for command in withdrawn:
             command.done(command)
 
     def _send(self, command: Command, cid: int) -> None:
         self._slots[cid] = command
+        command.cid = cid
         _CID.pack_into(command.sqe, 2, cid)
         command.sent = True
         self.commands += 1
-        command.sent_at = self.last_submit_at = trio.current_time()
-        self._qpair.transmit(CommandCapsule(command.sqe, cid, command.data_out, command.data_in))
+        command.sent_at = self.last_submit_at = self._clock()
+        self._qpair.transmit(command)
 
     def _complete(self, response: ResponseCapsule) -> None:
         cid = response.cid
@@ -235,7 +261,7 @@ class HostQueue:
                 f"{len(data_in)} were asked for"
             )
         self._slots[cid] = None
-        self.last_completion_at = trio.current_time()
+        self.load -= 1
         if not response.status or not self.ending:
             command.response = response
         if self._keeps_one and self._kept is None:

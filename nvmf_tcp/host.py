@@ -67,6 +67,11 @@ _SGL_TRANSPORT: Final = SglId.TRANSPORT_DATA_BLOCK << 24
 _DATA_TYPES: Final = frozenset(
     {PduType.C2H_TERM_REQ, PduType.CAPSULE_RESP, PduType.C2H_DATA, PduType.R2T}
 )
+#: An enumeration's members are looked up by a call (Python 3.11), which every PDU would make.
+_CAPSULE_RESP: Final = PduType.CAPSULE_RESP
+_R2T: Final = PduType.R2T
+_FABRICS: Final = int(AdminOpcode.FABRICS)
+_CH_BYTES: Final = CommonHeader.SIZE
 _DIGEST_NAMES: Final = {HDGST_ENABLE: "header", DDGST_ENABLE: "data"}
 
 
@@ -120,39 +125,39 @@ class HostConnection(TcpConnection[ResponseCapsule]):
         if SQE_CID.unpack_from(sqe, SQE_CID_OFFSET)[0] != cid:
             raise LocalProtocolError(f"the SQE does not hold CID {cid}")
         sqe[1] = sqe[1] & 0x3F | FLAGS_SGL
-        data = capsule.data_out
-        if data is not None:
-            if capsule.data_in is not None:
+        data, target = capsule.data_out, capsule.data_in
+        asked: memoryview | None = None
+        if data is None:
+            length = 0 if target is None else len(target)
+        else:
+            if target is not None:
                 raise LocalProtocolError("a command with data in both directions")
             length = len(data)
             if 0 < length <= self._in_capsule_bytes or (
-                sqe[0] == AdminOpcode.FABRICS and 0 < length <= ADMIN_IN_CAPSULE_BYTES
+                sqe[0] == _FABRICS and 0 < length <= ADMIN_IN_CAPSULE_BYTES
             ):
-                command = self._commands[cid] = HostCommand(capsule, None, None)
                 SGL.pack_into(sqe, SGL_OFFSET, 0, length, _SGL_IN_CAPSULE)
                 self._send_with_data(sqe, data)
-                command.leaves_at_bytes = self._bytes_sent + self.unsent_bytes
+                self._commands[cid] = HostCommand(
+                    cid, None, None, self._bytes_sent + self.unsent_bytes
+                )
                 return
-            command = self._commands[cid] = HostCommand(capsule, None, memoryview(data))
-            SGL.pack_into(sqe, SGL_OFFSET, 0, length, _SGL_TRANSPORT)
-        else:
-            target = capsule.data_in
-            command = self._commands[cid] = HostCommand(capsule, target, None)
-            length = 0 if target is None else len(target)
-            SGL.pack_into(sqe, SGL_OFFSET, 0, length, _SGL_TRANSPORT)
-        self._send(
-            with_digest(self._bare_header + sqe, True)
-            if self.header_digest
-            else self._bare_header + sqe
+            asked = memoryview(data)
+        SGL.pack_into(sqe, SGL_OFFSET, 0, length, _SGL_TRANSPORT)
+        pdu = self._bare_header + sqe
+        self._send(with_digest(pdu, True) if self.header_digest else pdu)
+        self._commands[cid] = HostCommand(
+            cid, target, asked, self._bytes_sent + self.unsent_bytes
         )
-        command.leaves_at_bytes = self._bytes_sent + self.unsent_bytes
 
     def _send_with_data(self, sqe: bytearray, data: Buffer) -> None:
-        flags = (HDGSTF if self.header_digest else 0) | (DDGSTF if self.data_digest else 0)
-        pdo = self._capsule_pdo
-        plen = pdo + len(data) + (DIGEST_BYTES if self.data_digest else 0)
-        word = first_word(PduType.CAPSULE_CMD, flags, CAPSULE_CMD_BYTES, pdo)
-        head = with_digest(COMMON.pack(word, plen) + sqe, self.header_digest, self._tx_alignment)
+        head = COMMON.pack(self._capsule_word, self._capsule_overhead_bytes + len(data)) + sqe
+        self._send_data(head, data)
+
+    def _send_data(self, head: bytes, data: Buffer) -> None:
+        """Queues a PDU with payload; `head` has neither digest nor padding yet."""
+        if self._pads_or_digests_heads:
+            head = with_digest(head, self.header_digest, self._tx_alignment)
         if self.data_digest:
             self._send(head, data, digest_bytes(data))
         else:
@@ -179,25 +184,17 @@ class HostConnection(TcpConnection[ResponseCapsule]):
         offset = r2t.offset
         length = min(r2t.end - offset, self._max_data_bytes)
         r2t.offset = offset + length
-        flags = (HDGSTF if self.header_digest else 0) | (DDGSTF if self.data_digest else 0)
+        word = self._h2c_word
         if r2t.offset == r2t.end:
-            flags |= LAST_PDU
+            word |= LAST_PDU << 8
             self._r2ts.popleft()
             command.outstanding_r2ts -= 1
         assert command.data_out is not None
-        data = command.data_out[offset : offset + length]
-        pdo = self._h2c_pdo
-        plen = pdo + length + (DIGEST_BYTES if self.data_digest else 0)
-        word = first_word(PduType.H2C_DATA, flags, DataHeader.SIZE, pdo)
-        head = with_digest(
-            DATA.pack(word, plen, r2t.cid, r2t.ttag, offset, length),
-            self.header_digest,
-            self._tx_alignment,
+        plen = self._h2c_overhead_bytes + length
+        self._send_data(
+            DATA.pack(word, plen, command.cid, r2t.ttag, offset, length),
+            command.data_out[offset : offset + length],
         )
-        if self.data_digest:
-            self._send(head, data, digest_bytes(data))
-        else:
-            self._send(head, data)
         return length
 
     def _discard_output(self) -> None:
@@ -207,29 +204,26 @@ class HostConnection(TcpConnection[ResponseCapsule]):
     # Receiving.
 
     def _handle(self, layout: Layout, start: int, events: list[ResponseCapsule]) -> None:
-        match layout.type:
-            case PduType.CAPSULE_RESP:
-                result, sqhd, _, cid, field = COMPLETION.unpack_from(
-                    self._rx, start + CommonHeader.SIZE
-                )
-                command = self._commands.pop(cid, None)
-                if command is None or command.leaves_at_bytes > self._bytes_sent:
-                    raise response_breach(cid)
-                command.retired = True
-                events.append(
-                    ResponseCapsule(
-                        cid, field >> 1, result, sqhd, command.received_bytes, command.digest_error
-                    )
-                )
-            case PduType.R2T:
-                self._handle_r2t(start)
-            case PduType.IC_RESP:
-                self._handle_ic_resp(IcResp.unpack(self._rx, start))
-            case _:
-                raise self._terminated(start)
+        pdu_type = layout.type
+        if pdu_type is _CAPSULE_RESP:
+            result, sqhd, _, cid, field = COMPLETION.unpack_from(self._rx, start + _CH_BYTES)
+            command = self._commands.pop(cid, None)
+            if command is None or command.leaves_at_bytes > self._bytes_sent:
+                raise response_breach(cid)
+            command.retired = True
+            command.status = field >> 1
+            command.result = result
+            command.sqhd = sqhd
+            events.append(command)
+        elif pdu_type is _R2T:
+            self._handle_r2t(start)
+        elif pdu_type is PduType.IC_RESP:
+            self._handle_ic_resp(IcResp.unpack(self._rx, start))
+        else:
+            raise self._terminated(start)
 
     def _handle_r2t(self, start: int) -> None:
-        cid, ttag, offset, length = DATA_SPECIFIC.unpack_from(self._rx, start + CommonHeader.SIZE)
+        cid, ttag, offset, length = DATA_SPECIFIC.unpack_from(self._rx, start + _CH_BYTES)
         command = self._commands.get(cid)
         end = offset + length
         if (
@@ -243,7 +237,7 @@ class HostConnection(TcpConnection[ResponseCapsule]):
             raise self._r2t_breach(cid, offset, length)
         command.requested_bytes = end
         command.outstanding_r2ts += 1
-        self._r2ts.append(HostR2T(command, cid, ttag, offset, end))
+        self._r2ts.append(HostR2T(command, ttag, offset, end))
 
     def _r2t_breach(self, cid: int, offset: int, length: int) -> RemoteProtocolError:
         command = self._commands.get(cid)
@@ -266,14 +260,14 @@ class HostConnection(TcpConnection[ResponseCapsule]):
         return breach
 
     def _open(self, layout: Layout, start: int, payload_bytes: int) -> memoryview | None:
-        cid, _, offset, length = DATA_SPECIFIC.unpack_from(self._rx, start + CommonHeader.SIZE)
+        cid, _, offset, length = DATA_SPECIFIC.unpack_from(self._rx, start + _CH_BYTES)
         command = self._commands.get(cid)
         if command is not None and command.data_in is not None:
             target = command.data_in
             end = offset + length
             if (
                 length == payload_bytes
-                and offset == command.received_bytes
+                and offset == command.data_bytes
                 and end <= len(target)
                 and (end == len(target)) == bool(layout.flags & LAST_PDU)
             ):
@@ -297,7 +291,7 @@ class HostConnection(TcpConnection[ResponseCapsule]):
                 bool(layout.flags & LAST_PDU),
                 payload_bytes,
                 known,
-                expected_datao=command.received_bytes if command else 0,
+                expected_datao=command.data_bytes if command else 0,
                 end=len(command.data_in) if command and command.data_in is not None else 0,
             ),
         )
@@ -308,23 +302,16 @@ class HostConnection(TcpConnection[ResponseCapsule]):
         command = self._current
         assert command is not None
         self._current = None
-        command.received_bytes += self._payload_bytes
+        command.data_bytes += self._payload_bytes
         if not digest_ok:
             # The command fails; its other data, and its end, come as they would have.
             command.digest_error = True
         if layout.flags & SUCCESS:
-            cid = command.capsule.cid
             if command.leaves_at_bytes > self._bytes_sent:
-                raise response_breach(cid)
-            del self._commands[cid]
+                raise response_breach(command.cid)
+            del self._commands[command.cid]
             command.retired = True
-            events.append(
-                ResponseCapsule(
-                    cid,
-                    data_bytes=command.received_bytes,
-                    digest_error=command.digest_error,
-                )
-            )
+            events.append(command)
 
     # Initialisation.
 
@@ -352,18 +339,7 @@ class HostConnection(TcpConnection[ResponseCapsule]):
         self.data_digest = bool(pdu.dgst & DDGST_ENABLE)
         self._tx_alignment = (pdu.cpda + 1) * 4
         self._max_data_bytes = min(pdu.maxh2cdata, self._options.data_pdu_bytes)
-        digest_bytes_ = DIGEST_BYTES if self.header_digest else 0
-        self._capsule_pdo = align_up(CAPSULE_CMD_BYTES + digest_bytes_, self._tx_alignment)
-        self._h2c_pdo = align_up(DataHeader.SIZE + digest_bytes_, self._tx_alignment)
-        self._bare_header = COMMON.pack(
-            first_word(
-                PduType.CAPSULE_CMD,
-                HDGSTF if self.header_digest else 0,
-                CAPSULE_CMD_BYTES,
-                0,
-            ),
-            CAPSULE_CMD_BYTES + digest_bytes_,
-        )
+        self._prepare_heads()
         self._expect(
             Expectation(
                 types=_DATA_TYPES,
@@ -374,3 +350,22 @@ class HostConnection(TcpConnection[ResponseCapsule]):
             )
         )
         self.established = True
+
+    def _prepare_heads(self) -> None:
+        """What is the same in the head of every PDU that we send, by what was agreed."""
+        head_digest_bytes = DIGEST_BYTES if self.header_digest else 0
+        head_flags = HDGSTF if self.header_digest else 0
+        flags = head_flags | (DDGSTF if self.data_digest else 0)
+        data_digest_bytes = DIGEST_BYTES if self.data_digest else 0
+        self._bare_header = COMMON.pack(
+            first_word(PduType.CAPSULE_CMD, head_flags, CAPSULE_CMD_BYTES, 0),
+            CAPSULE_CMD_BYTES + head_digest_bytes,
+        )
+        pdo = align_up(CAPSULE_CMD_BYTES + head_digest_bytes, self._tx_alignment)
+        self._capsule_word = first_word(PduType.CAPSULE_CMD, flags, CAPSULE_CMD_BYTES, pdo)
+        self._capsule_overhead_bytes = pdo + data_digest_bytes
+        self._pads_or_digests_heads = pdo != CAPSULE_CMD_BYTES
+        pdo = align_up(DataHeader.SIZE + head_digest_bytes, self._tx_alignment)
+        self._h2c_word = first_word(PduType.H2C_DATA, flags, DataHeader.SIZE, pdo)
+        self._h2c_overhead_bytes = pdo + data_digest_bytes
+        self._pads_or_digests_heads |= pdo != DataHeader.SIZE

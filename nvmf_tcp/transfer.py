@@ -4,30 +4,48 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
-from nvmf_transport.capsule import CommandCapsule, ReceivedCommand
+from nvmf_transport.capsule import ReceivedCommand, ResponseCapsule
 from nvmf_transport.wire import Buffer
 
 
-@attrs.define(eq=False)
-class HostCommand:
-    """A command that the host has sent and that has no response yet."""
+class HostCommand(ResponseCapsule):
+    """A command that the host has sent, and what becomes its response.
 
-    capsule: CommandCapsule
-    #: Where C2HData lands; None where the command reads nothing.
-    data_in: memoryview | None
-    #: What R2Ts may ask for; None where there is nothing, or it went inside the capsule.
-    data_out: memoryview | None
-    #: Bytes of `data_in` received so far: the only DATAO that may come next.
-    received_bytes: int = 0
-    #: Bytes of `data_out` asked for so far: the only R2TO that may come next.
-    requested_bytes: int = 0
-    outstanding_r2ts: int = 0
-    digest_error: bool = False
-    #: The response is in: H2CData not yet made must not be sent any more.
-    retired: bool = False
-    #: The capsule has left once the connection has sent so much.  A peer that completes commands
-    #: it cannot have read, and reads nothing, would have us queue without a bound.
-    leaves_at_bytes: int = 0
+    `data_bytes` are those received so far: the only DATAO that may come next.
+    """
+
+    __slots__ = (
+        "data_in",
+        "data_out",
+        "leaves_at_bytes",
+        "outstanding_r2ts",
+        "requested_bytes",
+        "retired",
+    )
+
+    def __init__(
+        self,
+        cid: int,
+        data_in: memoryview | None,
+        data_out: memoryview | None,
+        leaves_at_bytes: int,
+    ) -> None:
+        self.cid = cid
+        self.status = self.result = self.data_bytes = 0
+        self.sqhd = None
+        self.digest_error = False
+        #: Where C2HData lands; None where the command reads nothing.
+        self.data_in = data_in
+        #: What R2Ts may ask for; None where there is nothing, or it went inside the capsule.
+        self.data_out = data_out
+        #: The capsule has left once the connection has sent so much.  A peer that completes
+        #: commands it cannot have read, and reads nothing, would have us queue without a bound.
+        self.leaves_at_bytes = leaves_at_bytes
+        #: Bytes of `data_out` asked for so far: the only R2TO that may come next.
+        self.requested_bytes = 0
+        self.outstanding_r2ts = 0
+        #: The response is in: H2CData not yet made must not be sent any more.
+        self.retired = False
 
 
 @attrs.define(eq=False)
@@ -35,7 +53,6 @@ class HostR2T:
     """What is left to send for one R2T."""
 
     command: HostCommand
-    cid: int
     ttag: int
     offset: int
     end: int
