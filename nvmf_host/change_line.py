@@ -40,12 +40,15 @@ class ChangeLine:
     async def enter(self, request: IoRequest) -> Held:
         """Takes a place in line, and waits until the request's LBAs are held."""
         held = self._lock.enter(request.slba, request.slba + request.nlb)
-        await self._wait(held, request)
+        if held.blockers:
+            await self._wait(held, request)
         return held
 
     async def pass_barrier(self, request: IoRequest) -> None:
         """Waits until every change in line now has an outcome, but for those that are stuck."""
-        await self._wait(self._lock.barrier(), request)
+        barrier = self._lock.barrier()
+        if barrier.blockers:
+            await self._wait(barrier, request)
 
     @contextmanager
     def holding(self, held: Held, request: IoRequest) -> Iterator[None]:
@@ -57,7 +60,11 @@ class ChangeLine:
 
     def let_go(self, held: Held, request: IoRequest | None) -> None:
         """The same at the end of a block of the caller's own; None: nothing was sent."""
-        self.quarantine.let_go(held, request)
+        if request is None or request.outstanding or request.fences:
+            self.quarantine.let_go(held, request)
+        else:
+            # It was lost with no association, and nothing of it is with a controller.
+            self._lock.release(held)
 
     def queued(self) -> list[Queued]:
         """What waits in line."""
@@ -77,12 +84,11 @@ class ChangeLine:
             self._lock.fail(held, error)
 
     async def _wait(self, held: Held, request: IoRequest) -> None:
-        if held.blockers:
-            self._queued[held] = request
-            try:
-                await self._lock.wait(held)
-            finally:
-                del self._queued[held]
+        self._queued[held] = request
+        try:
+            await self._lock.wait(held)
+        finally:
+            del self._queued[held]
 
 
 def _reason(held: Held) -> str:

@@ -13,6 +13,7 @@ While it fails fast, a namespace that is not live fails its requests instead of 
 """
 
 from collections.abc import Callable
+from typing import Final
 
 import trio
 
@@ -37,6 +38,9 @@ from .policy import (
 from .state import NAMESPACE_TRANSITIONS, NamespaceState, PauseCause, moved
 
 _S = NamespaceState
+#: An enumeration's members are looked up by a call (Python 3.11), which every request would make.
+_LIVE: Final = NamespaceState.LIVE
+_FLUSH: Final = Kind.FLUSH
 #: A namespace that is there when identified and yet "invalid" to I/O is given up on after so many.
 _MAX_RECHECKS = 3
 
@@ -158,9 +162,11 @@ class IoEngine:
 
     def check(self) -> None:
         """Raises where a request would fail at once."""
+        if self.state is _LIVE:
+            return
         if self.state is _S.GONE:
             raise NamespaceGoneError(f"{self._name}: {self.reason}")
-        if self._failing and self.state not in (_S.LIVE, _S.REPLAYING):
+        if self._failing and self.state is not _S.REPLAYING:
             raise NotConnectedError(f"{self._name}: {self._failing}")
 
     def lose_path(self) -> None:
@@ -218,7 +224,14 @@ class IoEngine:
         """
         self._active[request] = None
         try:
-            return await self._perform(request)
+            # What nearly every request goes through, in one coroutine.
+            mark = self._begin(request)
+            if not request.finished:
+                request.task = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(request.abandon_wait)
+            if request.error or request.lost or request.digest_error or request.status:
+                return await self._persevere(request, mark)
+            self._acknowledge(request, mark)
         except BaseException:
             self._waiting.pop(request.order, None)
             # Of an unaligned write this is another request, where it was reading again.
@@ -226,6 +239,8 @@ class IoEngine:
             self.settle(request.order)
             self._remember(interrupted, known=False)
             raise
+        else:
+            return True
         finally:
             del self._active[request]
 
@@ -235,17 +250,15 @@ class IoEngine:
         if settled and not self._ambiguous and self.state is _S.REPLAYING:
             self._go_live()
 
-    async def _perform(self, request: IoRequest) -> bool:
+    async def _persevere(self, request: IoRequest, mark: int) -> bool:
+        """Goes on with a request whose first attempt did not just succeed."""
         immediate = delayed = rechecks = 0
         give_up_at: float | None = None
         while True:
-            mark = self.log.mark()
-            self._begin(request)
-            await request.wait()
             if request.error is not None:
                 raise request.error
             if request.lost:
-                if request.sent and request.kind in CHANGES:
+                if request.sent and request.is_change:
                     request.ambiguous = True
                     self._ambiguous[request.order] = request
                 # What was tried on an association that is over says nothing about the next one.
@@ -256,11 +269,13 @@ class IoEngine:
                 if self.state is _S.LIVE:
                     # A queue that died before anybody held the namespace must not spin the loop.
                     await trio.lowlevel.checkpoint()
+                mark = await self._try_again(request)
                 continue
             if request.digest_error:
                 immediate += 1
                 if immediate > MAX_IMMEDIATE_RETRIES:
                     self._fail(request, DataDigestError(self._describe(request, "data digest")))
+                mark = await self._try_again(request)
                 continue
             if not request.status:
                 self._acknowledge(request, mark)
@@ -298,16 +313,25 @@ class IoEngine:
                         self._on_recheck(str(error))
                 case _:
                     self._fail(request, error)
+            mark = await self._try_again(request)
 
-    def _begin(self, request: IoRequest) -> None:
+    async def _try_again(self, request: IoRequest) -> int:
+        mark = self._begin(request)
+        await request.wait()
+        return mark
+
+    def _begin(self, request: IoRequest) -> int:
+        """Sends a request, or lets it wait; returns the log's mark where it is a Flush."""
+        mark = self.log.mark() if request.kind is _FLUSH else 0
         state = self.state
-        if state is _S.LIVE or (state is _S.REPLAYING and request.ambiguous):
+        if state is _LIVE or (state is _S.REPLAYING and request.ambiguous):
             assert self._path is not None
             request.start(self._path)
         else:
             self.check()
             request.finished = False
             self._waiting[request.order] = request
+        return mark
 
     def _withdraw(self) -> None:
         """What waits for a CID is not sent: its NSID may be another namespace's by then."""
@@ -315,18 +339,18 @@ class IoEngine:
             self._path.withdraw()
 
     def _acknowledge(self, request: IoRequest, mark: int) -> None:
-        if request.kind in CHANGES:
+        if request.is_change:
             self._remember(request, known=True)
             if request.ambiguous:
                 self.replayed += 1
                 self._interrupted.pop(request.order, None)
                 self.settle(request.order)
-        elif request.kind is Kind.FLUSH:
+        elif request.kind is _FLUSH:
             self.log.flushed(mark)
 
     def _remember(self, request: IoRequest, *, known: bool) -> None:
         """A change has an outcome: this data, or, not `known`, this or what was there before."""
-        if request.path is None or not request.path.can_flush or request.kind not in CHANGES:
+        if request.path is None or not request.path.can_flush or not request.is_change:
             return
         if known and request.fua and not len(self.log):
             # On the medium, and there is nothing older that it would have to supersede.

@@ -5,6 +5,7 @@ that every request is split by the limits of the association that it is sent ove
 """
 
 import struct
+from collections.abc import Iterator
 from typing import Final
 
 import attrs
@@ -43,6 +44,15 @@ def rw_cdw12(nlb: int, *, fua: bool = False, deallocate: bool = False) -> int:
 def pack_dsm_ranges(ranges: list[tuple[int, int]]) -> bytes:
     """Encodes (SLBA, LBAs) pairs for Dataset Management."""
     return b"".join(DsmRange(slba=slba, length_lbas=lbas).pack() for slba, lbas in ranges)
+
+
+def pieces(slba: int, nlb: int, longest: int) -> Iterator[tuple[int, int]]:
+    """Cuts LBAs into (SLBA, LBAs) pieces of at most `longest`."""
+    while nlb:
+        piece = min(nlb, longest)
+        yield slba, piece
+        slba += piece
+        nlb -= piece
 
 
 @attrs.frozen(eq=False)

@@ -6,6 +6,7 @@ and with them what they hold, also when nobody waits any more.
 
 import enum
 from collections.abc import Callable
+from typing import Final
 
 import attrs
 import trio
@@ -28,6 +29,13 @@ class Kind(enum.Enum):
     WRITE_ZEROES = "write-zeroes"
     DEALLOCATE = "deallocate"
 
+
+#: An enumeration's members are looked up by a call (Python 3.11), which every request would make.
+_READ: Final = Kind.READ
+_WRITE: Final = Kind.WRITE
+_FLUSH: Final = Kind.FLUSH
+_READ_OPCODE: Final = int(NvmOpcode.READ)
+_WRITE_OPCODE: Final = int(NvmOpcode.WRITE)
 
 #: Kinds that change data, and so are ambiguous when sent and not answered.
 CHANGES = frozenset({Kind.WRITE, Kind.WRITE_ZEROES, Kind.DEALLOCATE})
@@ -56,6 +64,7 @@ class IoRequest:
         "fences",
         "finished",
         "fua",
+        "is_change",
         "kind",
         "lba_bytes",
         "lost",
@@ -81,18 +90,20 @@ class IoRequest:
         order: int,
         slba: int = 0,
         nlb: int = 0,
-        *,
         lba_bytes: int = 0,
         data: Buffer | None = None,
+        opener: Opener | None = None,
+        *,
         fua: bool = False,
         deallocate: bool = False,
         ranges: list[tuple[int, int]] | None = None,
         restarts: bool = False,
         ambiguous: bool = False,
         fences: list[Fence] | None = None,
-        opener: Opener | None = None,
     ) -> None:
         self.kind = kind
+        #: It is one of `CHANGES`.
+        self.is_change = kind is not _READ and kind is not _FLUSH
         self.order = order
         self.slba = slba
         self.nlb = nlb
@@ -167,34 +178,25 @@ class IoRequest:
         """Waits for the end of the attempt.  Cancelling abandons the wait, not the commands."""
         if not self.finished:
             self.task = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._abandon)
+            await trio.lowlevel.wait_task_rescheduled(self.abandon_wait)
 
-    def _abandon(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+    def abandon_wait(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        """What trio calls where the wait is cancelled."""
         self.task = None
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _commands(self, path: IoPath) -> list[Command]:
+        kind, nsid = self.kind, path.nsid
+        if kind is _READ or kind is _WRITE:
+            # Nearly every request is one of these, and one command.
+            if path.fits(self.slba, self.nlb):
+                return [self._transfer(nsid, self.slba, self.nlb, self.data)]
+            return [
+                self._transfer(nsid, slba, nlb, self._slice(slba, nlb))
+                for slba, nlb in path.split(self.slba, self.nlb)
+            ]
         done = self._part_done
-        nsid = path.nsid
-        match self.kind:
-            case Kind.READ:
-                return [
-                    Command(
-                        io_sqe(NvmOpcode.READ, nsid, slba, nlb - 1),
-                        done,
-                        data_in=self._slice(slba, nlb),
-                    )
-                    for slba, nlb in self._parts(path)
-                ]
-            case Kind.WRITE:
-                return [
-                    Command(
-                        io_sqe(NvmOpcode.WRITE, nsid, slba, rw_cdw12(nlb, fua=self.fua)),
-                        done,
-                        data_out=self._slice(slba, nlb),
-                    )
-                    for slba, nlb in self._parts(path)
-                ]
+        match kind:
             case Kind.FLUSH:
                 # Without a volatile cache there is nothing to flush; that it waits is what counts.
                 return [Command(io_sqe(NvmOpcode.FLUSH, nsid, 0), done)] if path.can_flush else []
@@ -214,16 +216,19 @@ class IoRequest:
             case Kind.DEALLOCATE:
                 ranges = self.ranges or []
                 return [Command(dsm_sqe(nsid, len(ranges)), done, data_out=pack_dsm_ranges(ranges))]
+            case _:
+                raise AssertionError(kind)
 
-    def _parts(self, path: IoPath) -> list[tuple[int, int]]:
-        if path.fits(self.slba, self.nlb):
-            return [(self.slba, self.nlb)]
-        return path.split(self.slba, self.nlb)
+    def _transfer(self, nsid: int, slba: int, nlb: int, data: memoryview | None) -> Command:
+        """The Read or Write of these LBAs."""
+        if self.kind is _READ:
+            sqe = io_sqe(_READ_OPCODE, nsid, slba, nlb - 1)
+            return Command(sqe, self._part_done, None, data)
+        sqe = io_sqe(_WRITE_OPCODE, nsid, slba, rw_cdw12(nlb, fua=self.fua))
+        return Command(sqe, self._part_done, data)
 
     def _slice(self, slba: int, nlb: int) -> memoryview:
         assert self.data is not None
-        if nlb == self.nlb:
-            return self.data
         start = (slba - self.slba) * self.lba_bytes
         return self.data[start : start + nlb * self.lba_bytes]
 
@@ -245,7 +250,7 @@ class IoRequest:
 
     def _end(self) -> None:
         self.finished = True
-        if self.stranded and self.kind in CHANGES:
+        if self.stranded and self.is_change:
             assert self.path is not None
             self.fences.append(self.path.fence)
         if self.task is not None:

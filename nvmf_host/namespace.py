@@ -5,7 +5,7 @@ whole LBAs are read, merged and written under the range lock, which aligned writ
 where the write is lost with its association, it starts again at its read.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -26,17 +26,20 @@ from .change_line import ChangeLine
 from .errors import EndOfNamespaceError, KilledError, ReadOnlyError, UnsupportedError
 from .fencing import Fence
 from .io_engine import IoEngine
-from .io_path import IoPath
+from .io_path import IoPath, pieces
 from .io_request import IoRequest, Kind, Opener
 from .messages import NamespaceInfo
 from .quarantine import Quarantine
-from .range_lock import Held
 from .relief import Relief
 from .scan import NamespaceDescription
 from .state import NamespaceState
 from .unaligned import write_unaligned
 from .verdict import SubsystemIdentity
 
+#: An enumeration's members are looked up by a call (Python 3.11), which every request would make.
+_READ: Final = Kind.READ
+_WRITE: Final = Kind.WRITE
+_LIVE: Final = NamespaceState.LIVE
 #: Zeroing works through its range in windows, so that it never holds more than this many commands.
 _ZEROES_WINDOW_COMMANDS: Final = 32
 #: Where a controller has no Write Zeroes, zeroes are written, this many bytes at a time.
@@ -125,31 +128,39 @@ class Namespace:
         path = self.engine.path
         return path is not None and path.can_flush
 
-    async def read(self, offset: int, length: int, *, opener: Opener | None = None) -> Buffer:
+    async def read(
+        self,
+        offset: int,
+        length: int,
+        *,
+        opener: Opener | None = None,
+        into: bytearray | memoryview | None = None,
+    ) -> Buffer:
         """Returns up to `length` bytes from `offset`: fewer at the end, none past it.
 
         Waits while the namespace is not live.  Raises `CommandError`, `DataDigestError`,
         `NamespaceGoneError`.
+
+        Where the range is whole LBAs and `into` has room for it, it is read there, and what is
+        returned is a view of that.  Where this raises, or is cancelled, `into` must not be used
+        for anything else ever: commands that are outstanding still write to it.
         """
-        length = min(length, self.size_bytes - offset)
+        size = self.lba_bytes
+        length = min(length, self.description.size_lbas * size - offset)
         if length <= 0:
             return b""
         slba, nlb = self._lbas(offset, length)
-        data = bytearray(nlb * self.lba_bytes)
-        await self.engine.perform(
-            IoRequest(
-                Kind.READ,
-                self.engine.next_order(),
-                slba,
-                nlb,
-                lba_bytes=self.lba_bytes,
-                data=data,
-                opener=opener,
-            )
-        )
-        if nlb * self.lba_bytes == length:
+        whole_bytes = nlb * size
+        data: bytearray | memoryview
+        if into is not None and whole_bytes == length <= len(into):
+            data = memoryview(into)[:length]
+        else:
+            data = bytearray(whole_bytes)
+        engine = self.engine
+        await engine.perform(IoRequest(_READ, engine.next_order(), slba, nlb, size, data, opener))
+        if whole_bytes == length:
             return data
-        start = offset - slba * self.lba_bytes
+        start = offset - slba * size
         return memoryview(data)[start : start + length]
 
     async def write(
@@ -161,36 +172,34 @@ class Namespace:
         `ReadOnlyError`, and `EndOfNamespaceError` where it begins at or past the end.
         """
         self._check_writable()
-        if not len(data):
+        size = self.lba_bytes
+        given_bytes = len(data)
+        if not given_bytes:
             return 0
-        length = min(len(data), self.size_bytes - offset)
+        length = min(given_bytes, self.description.size_lbas * size - offset)
         if length <= 0:
             raise EndOfNamespaceError(
                 f"{self.name}: write at {offset} of a namespace of {self.size_bytes} bytes"
             )
-        if not memoryview(data).readonly:
+        if type(data) is not bytes and not memoryview(data).readonly:
             # Whoever gives up waiting may use it for something else while it is still being sent.
             data = bytes(data)
-        if length < len(data):
+        if length < given_bytes:
             data = memoryview(data)[:length]
         slba, nlb = self._lbas(offset, length)
-        request = IoRequest(
-            Kind.WRITE,
-            self.engine.next_order(),
-            slba,
-            nlb,
-            lba_bytes=self.lba_bytes,
-            data=data,
-            fua=fua,
-            opener=opener,
-        )
-        held = await self._enter(request)
-        if nlb * self.lba_bytes != length:
-            await write_unaligned(self.engine, self.line, held, request, offset)
+        engine, line = self.engine, self.line
+        request = IoRequest(_WRITE, engine.next_order(), slba, nlb, size, data, opener)
+        request.fua = fua
+        engine.check()
+        held = await line.enter(request)
+        if nlb * size != length:
+            await write_unaligned(engine, line, held, request, offset)
         else:
-            with self.line.holding(held, request):
-                await self.engine.perform(request)
-        if self.engine.log.is_full:
+            try:
+                await engine.perform(request)
+            finally:
+                line.let_go(held, request)
+        if engine.log.is_full:
             await self._relieve(opener)
         return length
 
@@ -218,7 +227,7 @@ class Namespace:
         path = await self._live_path()
         if not path.can_deallocate:
             raise UnsupportedError(f"{self.name}: the controller has no Dataset Management (ONCS)")
-        limited = [piece for slba, nlb in ranges for piece in _pieces(slba, nlb, 0xFFFFFFFF)]
+        limited = [piece for slba, nlb in ranges for piece in pieces(slba, nlb, 0xFFFFFFFF)]
         first = min(slba for slba, _ in limited)
         end = max(slba + nlb for slba, nlb in limited)
         for start in range(0, len(limited), DsmRange.MAX_RANGES):
@@ -237,7 +246,7 @@ class Namespace:
         path = await self._live_path()
         if path.can_write_zeroes:
             window = path.max_lbas * _ZEROES_WINDOW_COMMANDS
-            for start, nlb in _pieces(slba, length_lbas, window):
+            for start, nlb in pieces(slba, length_lbas, window):
                 request = IoRequest(
                     Kind.WRITE_ZEROES,
                     self.engine.next_order(),
@@ -249,7 +258,7 @@ class Namespace:
                 await self._perform_change(request)
             return
         zeroes = bytes(_ZEROES_WINDOW_BYTES)
-        for start, nlb in _pieces(slba, length_lbas, _ZEROES_WINDOW_BYTES // self.lba_bytes):
+        for start, nlb in pieces(slba, length_lbas, _ZEROES_WINDOW_BYTES // self.lba_bytes):
             await self.write(
                 start * self.lba_bytes, memoryview(zeroes)[: nlb * self.lba_bytes], fua=fua
             )
@@ -261,7 +270,7 @@ class Namespace:
 
     def fail_fast(self, reason: str) -> None:
         """What waits fails, and so does what comes, until a namespace that is not live resumes."""
-        if self.state is NamespaceState.LIVE:
+        if self.state is _LIVE:
             return
         self.engine.fail_fast(reason)
         self.line.fail_all(NotConnectedError(f"{self.name}: {reason}"))
@@ -368,7 +377,8 @@ class Namespace:
             await self.engine.perform(IoRequest(Kind.READ, self.engine.next_order()))
 
     async def _perform_change(self, request: IoRequest) -> None:
-        held = await self._enter(request)
+        self.engine.check()
+        held = await self.line.enter(request)
         with self.line.holding(held, request):
             await self.engine.perform(request)
         if self.engine.log.is_full:
@@ -383,15 +393,3 @@ class Namespace:
             # The write itself was acknowledged.  What was remembered must go, and with it the proof
             # that it is still there: whoever asks for durability is told.
             self.engine.give_up_unflushed(f"{self.name}: unflushed writes were forgotten: {error}")
-
-    async def _enter(self, request: IoRequest) -> Held:
-        self.engine.check()
-        return await self.line.enter(request)
-
-
-def _pieces(slba: int, nlb: int, longest: int) -> Iterator[tuple[int, int]]:
-    while nlb:
-        piece = min(nlb, longest)
-        yield slba, piece
-        slba += piece
-        nlb -= piece

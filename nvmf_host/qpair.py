@@ -57,7 +57,6 @@ class Command(CommandCapsule):
         self.done = done
         self.response: ResponseCapsule | None = None
         self.sent = False
-        #: While it waits for a CID: since when.
         self.sent_at = 0.0
 
 
@@ -138,7 +137,6 @@ class HostQueue:
             cid, self._kept = self._kept, None
             self._send(command, cid)
         else:
-            command.sent_at = self._clock()
             self._waiting.append(command)
 
     async def execute(

@@ -15,7 +15,6 @@ it was never sent.
 from collections.abc import Callable
 from typing import Final
 
-import attrs
 import trio
 
 #: Held ranges are found by the pieces of this many LBAs that they touch.
@@ -24,22 +23,35 @@ _PIECE_SHIFT: Final = 8
 _MAX_PIECES: Final = 64
 
 
-@attrs.define(eq=False)
 class Held:
     """LBAs `start` to `end` (exclusive), held or waited for."""
 
-    start: int
-    end: int
-    order: int
-    blockers: int = 0
-    dependents: "list[Held]" = attrs.field(factory=list)
-    granted: Callable[[], None] | None = None
-    barrier: bool = False
-    quarantined: bool = False
-    #: It waits for a range in quarantine, directly or through others.
-    stuck: bool = False
-    #: Why the wait is given up.
-    error: Exception | None = None
+    __slots__ = (
+        "barrier",
+        "blockers",
+        "dependents",
+        "end",
+        "error",
+        "granted",
+        "pieces",
+        "quarantined",
+        "start",
+        "stuck",
+    )
+
+    def __init__(self, start: int, end: int, pieces: range | None) -> None:
+        self.start = start
+        self.end = end
+        #: Those that it touches; None: too many, or it is a barrier, which is nowhere.
+        self.pieces = pieces
+        self.blockers = 0
+        self.dependents: list[Held] = []
+        self.granted: Callable[[], None] | None = None
+        self.barrier = self.quarantined = False
+        #: It waits for a range in quarantine, directly or through others.
+        self.stuck = False
+        #: Why the wait is given up.
+        self.error: Exception | None = None
 
 
 class RangeLock:
@@ -51,16 +63,20 @@ class RangeLock:
         self._all: dict[Held, None] = {}
         #: Those that a barrier waits for: a Flush costs nothing for what is in quarantine.
         self._barring: dict[Held, None] = {}
-        self._order = 0
 
     def __len__(self) -> int:
         return len(self._all)
 
     def enter(self, start: int, end: int) -> Held:
         """Takes a place in line; it holds once `blockers` is 0.  Undone by `release`."""
-        self._order += 1
-        held = Held(start, end, self._order)
-        keys = self._keys(held)
+        first, last = start >> _PIECE_SHIFT, (end - 1) >> _PIECE_SHIFT
+        keys = range(first, last + 1) if last - first < _MAX_PIECES else None
+        held = Held(start, end, keys)
+        if first == last and first not in self._pieces and not self._wide:
+            # Nothing is near it, as for most small writes.
+            self._pieces[first] = {held: None}
+            self._all[held] = self._barring[held] = None
+            return held
         if keys is None:
             rivals: set[Held] = {other for other in self._all if _overlap(held, other)}
             self._wide[held] = None
@@ -107,15 +123,16 @@ class RangeLock:
         self._barring.pop(held, None)
         # One that is cancelled while it waits is still counted down by whom it waited for.
         held.granted = None
-        keys = self._keys(held)
-        if keys is None:
+        if held.pieces is None:
             self._wide.pop(held, None)
         else:
-            for key in keys:
+            for key in held.pieces:
                 piece = self._pieces[key]
                 del piece[held]
                 if not piece:
                     del self._pieces[key]
+        if not held.dependents:
+            return
         for dependent in held.dependents:
             dependent.blockers -= 1
             if not dependent.blockers:
@@ -147,7 +164,9 @@ class RangeLock:
         Nobody waits for it, and it need not be released: left behind by a cancelled wait, it is
         counted down by its blockers and forgotten.
         """
-        barrier = Held(0, 0, 0, barrier=True, blockers=len(self._barring))
+        barrier = Held(0, 0, None)
+        barrier.barrier = True
+        barrier.blockers = len(self._barring)
         for held in self._barring:
             held.dependents.append(barrier)
         return barrier
@@ -172,10 +191,6 @@ class RangeLock:
                 if not dependent.stuck and not dependent.quarantined:
                     dependent.stuck = True
                     todo.append(dependent)
-
-    def _keys(self, held: Held) -> range | None:
-        first, last = held.start >> _PIECE_SHIFT, (held.end - 1) >> _PIECE_SHIFT
-        return None if last - first >= _MAX_PIECES else range(first, last + 1)
 
 
 def _overlap(one: Held, other: Held) -> bool:

@@ -146,9 +146,7 @@ class HostConnection(TcpConnection[ResponseCapsule]):
         SGL.pack_into(sqe, SGL_OFFSET, 0, length, _SGL_TRANSPORT)
         pdu = self._bare_header + sqe
         self._send(with_digest(pdu, True) if self.header_digest else pdu)
-        self._commands[cid] = HostCommand(
-            cid, target, asked, self._bytes_sent + self.unsent_bytes
-        )
+        self._commands[cid] = HostCommand(cid, target, asked, self._bytes_sent + self.unsent_bytes)
 
     def _send_with_data(self, sqe: bytearray, data: Buffer) -> None:
         head = COMMON.pack(self._capsule_word, self._capsule_overhead_bytes + len(data)) + sqe

@@ -74,8 +74,8 @@ MUTATIONS: Final = (
         (
             (
                 "nvmf_host/io_request.py",
-                "io_sqe(NvmOpcode.WRITE, nsid, slba, rw_cdw12(nlb, fua=self.fua))",
-                "io_sqe(NvmOpcode.WRITE, nsid, slba, rw_cdw12(nlb, fua=False))",
+                "io_sqe(_WRITE_OPCODE, nsid, slba, rw_cdw12(nlb, fua=self.fua))",
+                "io_sqe(_WRITE_OPCODE, nsid, slba, rw_cdw12(nlb, fua=False))",
             ),
         ),
     ),
