@@ -45,7 +45,7 @@ def running(
             start_new_session=True,
         ) as process,
     ):
-        started = Started(Path(argv[0]).name, process, log)
+        started = Started(log.stem, process, log)
         try:
             if ready is not None:
                 started.ready_line = _line(process)
@@ -113,7 +113,7 @@ def run(*argv: str | Path, folder: Path | None = None) -> str:
     )
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip())[-2000:]
-        raise BenchmarkError(f"{argv[0]}: exit code {done.returncode}: {said}")
+        raise BenchmarkError(f"{Path(argv[0]).name}: exit code {done.returncode}: {said}")
     return done.stdout
 
 
