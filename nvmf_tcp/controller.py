@@ -14,42 +14,30 @@ from typing import Final
 from nvmf_transport.capsule import ReceivedCommand, ResponseCapsule
 from nvmf_transport.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from nvmf_transport.interfaces import ADMIN_IN_CAPSULE_BYTES, ControllerQueueParams
-from nvmf_transport.nvme import SglId
-from nvmf_transport.status import TRANSIENT_TRANSPORT_ERROR
+from nvmf_transport.nvme import AdminOpcode, SglId
 from nvmf_transport.wire import Buffer
 
 from .connection import TcpConnection
 from .digest import crc32c_of
-from .layout import Layout, TcpOptions, with_digest
+from .layout import Layout, TcpOptions, controller_heads, with_digest
 from .pdu import (
+    CAPSULE_CMD_HEAD,
+    CAPSULE_CMD_SQE,
     CAPSULE_RESP,
     DATA,
     DATA_SPECIFIC,
     DDGST_ENABLE,
-    DDGSTF,
     DIGEST,
-    DIGEST_BYTES,
     HDGST_ENABLE,
-    HDGSTF,
     LAST_PDU,
     MIN_MAXH2CDATA_BYTES,
-    SGL,
-    SGL_OFFSET,
-    SQE_BYTES,
-    SQE_CID,
-    SQE_CID_OFFSET,
-    SUCCESS,
-    CapsuleRespHeader,
     CommonHeader,
     DataHeader,
     IcReq,
     IcResp,
     PduType,
-    R2THeader,
-    align_up,
-    first_word,
 )
-from .sgl import sgl_fault, uses_sgl
+from .sgl import FLAGS_PSDT, PSDT_SGL, judged_command
 from .transfer import InboundTransfer, OpenR2T, slices
 from .validate import Expectation, first_breach
 from .validate_specific import (
@@ -66,6 +54,9 @@ ControllerEvent = ReceivedCommand | InboundTransfer
 #: Commands that may be outstanding before CONNECT has settled the size of the queue.
 _ENTRIES_BEFORE_CONNECT: Final = 1
 _TAGS: Final = 1 << 16
+_TRANSPORT: Final = int(SglId.TRANSPORT_DATA_BLOCK)
+_OFFSET: Final = int(SglId.DATA_BLOCK_OFFSET)
+_FABRICS: Final = int(AdminOpcode.FABRICS)
 #: Beyond this many, R2Ts of commands answered early are forgotten, the oldest first: a host that
 #: still sends data for them by then has long had the response.
 _MAX_OPEN_R2TS: Final = _TAGS // 2
@@ -89,6 +80,8 @@ class ControllerConnection(TcpConnection[ControllerEvent]):
                 value=params.maxh2cdata_bytes,
             )
         self._params = params
+        #: What PDUs begin with; settled by ICReq.
+        self._heads = controller_heads(header_digest=False, data_digest=False, alignment_bytes=4)
         self._entries = _ENTRIES_BEFORE_CONNECT
         self._sq_flow_control = True
         # CONNECT comes first on every queue, and is an admin queue's capsule in this respect.
@@ -103,6 +96,8 @@ class ControllerConnection(TcpConnection[ControllerEvent]):
         self._r2ts: dict[int, OpenR2T] = {}
         self._last_ttag = _TAGS - 1
         self._current: OpenR2T | None = None
+        # The command whose capsule is being received.
+        self._head = (0, 0, 0, 0, 0, 0)
         self._sqe = b""
         self._capsule_data: bytearray | None = None
 
@@ -128,27 +123,24 @@ class ControllerConnection(TcpConnection[ControllerEvent]):
         """Queues a completion; on a dead connection it is dropped."""
         if self._error is not None:
             return
-        self._retire(capsule.cid)
-        self._send(
-            with_digest(
-                CAPSULE_RESP.pack(
-                    self._resp_word,
-                    self._bare_plen,
-                    capsule.result,
-                    capsule.sqhd or 0,
-                    0,
-                    capsule.cid,
-                    capsule.status << 1,
-                ),
-                self.header_digest,
-            )
+        cid, heads = capsule.cid, self._heads
+        self._retire(cid)
+        pdu = CAPSULE_RESP.pack(
+            heads.resp_word,
+            heads.bare_plen,
+            capsule.result,
+            capsule.sqhd or 0,
+            0,
+            cid,
+            capsule.status << 1,
         )
+        self._send(with_digest(pdu, True) if self.header_digest else pdu)
 
     def send_data(
         self, command: ReceivedCommand, data: Sequence[Buffer], *, complete: bool
     ) -> bool:
         """Queues the whole data of a command; True where the SUCCESS flag completes it."""
-        total = sum(map(len, data))
+        total = len(data[0]) if len(data) == 1 else sum(map(len, data))
         if total != command.transfer_bytes:
             raise LocalProtocolError(
                 f"{total} bytes for a command that reads {command.transfer_bytes}"
@@ -160,26 +152,26 @@ class ControllerConnection(TcpConnection[ControllerEvent]):
         success = complete and not self._sq_flow_control and total > 0
         if success:
             self._retire(command.cid)
+        heads = self._heads
+        last_word = heads.success_word if success else heads.last_word
         limit = self._options.data_pdu_bytes
-        whole = [(total, data)] if total else []
+        if 0 < total <= limit:
+            self._send_c2h_data(last_word, command.cid, 0, total, data)
+            return success
         offset = 0
-        for length, buffers in whole if total <= limit else slices(data, limit):
-            flags = (HDGSTF if self.header_digest else 0) | (DDGSTF if self.data_digest else 0)
-            if offset + length == total:
-                flags |= LAST_PDU | (SUCCESS if success else 0)
-            self._send_c2h_data(command.cid, flags, offset, length, buffers)
+        for length, buffers in slices(data, limit):
+            word = last_word if offset + length == total else heads.c2h_word
+            self._send_c2h_data(word, command.cid, offset, length, buffers)
             offset += length
         return success
 
     def _send_c2h_data(
-        self, cid: int, flags: int, offset: int, length: int, buffers: Sequence[Buffer]
+        self, word: int, cid: int, offset: int, length: int, buffers: Sequence[Buffer]
     ) -> None:
-        pdo = self._c2h_pdo
-        plen = pdo + length + (DIGEST_BYTES if self.data_digest else 0)
-        word = first_word(PduType.C2H_DATA, flags, DataHeader.SIZE, pdo)
-        head = with_digest(
-            DATA.pack(word, plen, cid, 0, offset, length), self.header_digest, self._tx_alignment
-        )
+        heads = self._heads
+        head = DATA.pack(word, heads.c2h_overhead_bytes + length, cid, 0, offset, length)
+        if self.header_digest or heads.c2h_pdo > DataHeader.SIZE:
+            head = with_digest(head, self.header_digest, self._tx_alignment)
         if self.data_digest:
             self._send(head, *buffers, DIGEST.pack(crc32c_of(buffers)))
         else:
@@ -207,7 +199,7 @@ class ControllerConnection(TcpConnection[ControllerEvent]):
     def _send_r2ts(self, transfer: InboundTransfer) -> None:
         """Asks for what is not asked for yet, as far as the host allows R2Ts."""
         total, cid = transfer.command.transfer_bytes, transfer.command.cid
-        ttags = self._commands[cid]
+        ttags, heads = self._commands[cid], self._heads
         assert ttags is not None
         while transfer.requested_bytes < total and transfer.outstanding_r2ts < self._max_r2ts:
             offset = transfer.requested_bytes
@@ -219,7 +211,7 @@ class ControllerConnection(TcpConnection[ControllerEvent]):
             transfer.outstanding_r2ts += 1
             self._send(
                 with_digest(
-                    DATA.pack(self._r2t_word, self._bare_plen, cid, ttag, offset, length),
+                    DATA.pack(heads.r2t_word, heads.bare_plen, cid, ttag, offset, length),
                     self.header_digest,
                 )
             )
@@ -276,15 +268,16 @@ class ControllerConnection(TcpConnection[ControllerEvent]):
         return None if view is None else view[offset:end]
 
     def _open_command(self, start: int, payload_bytes: int) -> memoryview | None:
-        sqe = self._sqe = bytes(
-            self._rx_view[start + CommonHeader.SIZE : start + CommonHeader.SIZE + SQE_BYTES]
-        )
-        (cid,) = SQE_CID.unpack_from(sqe, SQE_CID_OFFSET)
+        rx = self._rx
+        self._head = CAPSULE_CMD_HEAD.unpack_from(rx, start)
+        (self._sqe,) = CAPSULE_CMD_SQE.unpack_from(rx, start)
+        cid = self._head[2]
         if cid in self._commands:
             raise command_breach(cid)
         if len(self._commands) >= self._entries:
             raise queue_full_breach(self._entries)
-        if not payload_bytes:
+        if not payload_bytes or payload_bytes > max(self._in_capsule_bytes, ADMIN_IN_CAPSULE_BYTES):
+            # What no command of this queue may have in its capsule gets no memory.
             self._capsule_data = None
             return None
         self._capsule_data = bytearray(payload_bytes)
@@ -293,23 +286,20 @@ class ControllerConnection(TcpConnection[ControllerEvent]):
     def _h2c_breach(self, layout: Layout, start: int, payload_bytes: int) -> RemoteProtocolError:
         cid, ttag, offset, length = DATA_SPECIFIC.unpack_from(self._rx, start + CommonHeader.SIZE)
         r2t = self._r2ts.get(ttag)
-        breach = first_breach(
-            "H2CData",
-            H2C_DATA_CHECKS,
-            ReceivedData(
-                cid,
-                ttag,
-                offset,
-                length,
-                bool(layout.flags & LAST_PDU),
-                payload_bytes,
-                known=r2t is not None,
-                cccid_fits=r2t is None or r2t.cid == cid,
-                expected_datao=r2t.offset if r2t else 0,
-                end=r2t.end if r2t else 0,
-                max_datal=self._max_h2c_data_bytes,
-            ),
+        received = ReceivedData(
+            cid,
+            ttag,
+            offset,
+            length,
+            bool(layout.flags & LAST_PDU),
+            payload_bytes,
+            known=r2t is not None,
+            cccid_fits=r2t is None or r2t.cid == cid,
+            expected_datao=r2t.offset if r2t else 0,
+            end=r2t.end if r2t else 0,
+            max_datal=self._max_h2c_data_bytes,
         )
+        breach = first_breach("H2CData", H2C_DATA_CHECKS, received)
         assert breach is not None
         return breach
 
@@ -347,30 +337,35 @@ class ControllerConnection(TcpConnection[ControllerEvent]):
                 del self._leftovers[cid]
 
     def _received_command(self, digest_ok: bool) -> ReceivedCommand:
-        sqe, data = self._sqe, self._capsule_data
-        self._capsule_data = None
-        (cid,) = SQE_CID.unpack_from(sqe, SQE_CID_OFFSET)
+        opcode, flags, cid, address, length, word = self._head
+        data, payload_bytes = self._capsule_data, self._payload_bytes
         self._commands[cid] = None
-        for ttag in self._leftovers.pop(cid, ()):
-            del self._r2ts[ttag]
-        address, length, word = SGL.unpack_from(sqe, SGL_OFFSET)
-        if (
-            data is None
-            and word >> 24 == SglId.TRANSPORT_DATA_BLOCK
-            and uses_sgl(sqe)
-            and length <= self._params.max_transfer_bytes
-            and not address
-        ):
-            return ReceivedCommand(sqe, cid, length)
-        fault = sgl_fault(sqe, len(data or b""), self._in_capsule_bytes)
-        if fault is None and not digest_ok:
-            fault = TRANSIENT_TRANSPORT_ERROR
-        if fault is not None:
-            return ReceivedCommand(sqe, cid, fault=fault)
-        if data is None:
-            return ReceivedCommand(sqe, cid)
-        wanted = data if length == len(data) else memoryview(data)[address : address + length]
-        return ReceivedCommand(sqe, cid, length, wanted)
+        if self._leftovers:
+            for ttag in self._leftovers.pop(cid, ()):
+                del self._r2ts[ttag]
+        # The two that I/O is made of; `judged_command` has them as well, and all others.
+        if flags & FLAGS_PSDT == PSDT_SGL and not address:
+            if not payload_bytes:
+                if word >> 24 == _TRANSPORT and length <= self._params.max_transfer_bytes:
+                    return ReceivedCommand(self._sqe, cid, length)
+            elif (
+                word >> 24 == _OFFSET
+                and length == payload_bytes <= self._in_capsule_bytes
+                and digest_ok
+                and opcode & 1
+                and opcode != _FABRICS
+            ):
+                self._capsule_data = None
+                return ReceivedCommand(self._sqe, cid, length, data)
+        self._capsule_data = None
+        return judged_command(
+            self._sqe,
+            data,
+            payload_bytes,
+            digest_ok=digest_ok,
+            in_capsule_bytes=self._in_capsule_bytes,
+            max_transfer_bytes=self._params.max_transfer_bytes,
+        )
 
     # Initialisation.
 
@@ -383,12 +378,11 @@ class ControllerConnection(TcpConnection[ControllerEvent]):
         self.data_digest = params.data_digest and bool(pdu.dgst & DDGST_ENABLE)
         self._tx_alignment = (pdu.hpda + 1) * 4
         self._max_r2ts = min(pdu.maxr2t, self._options.maxr2t) + 1
-        digest_bytes = DIGEST_BYTES if self.header_digest else 0
-        flags = HDGSTF if self.header_digest else 0
-        self._c2h_pdo = align_up(DataHeader.SIZE + digest_bytes, self._tx_alignment)
-        self._resp_word = first_word(PduType.CAPSULE_RESP, flags, CapsuleRespHeader.SIZE, 0)
-        self._r2t_word = first_word(PduType.R2T, flags, R2THeader.SIZE, 0)
-        self._bare_plen = R2THeader.SIZE + digest_bytes
+        self._heads = controller_heads(
+            header_digest=self.header_digest,
+            data_digest=self.data_digest,
+            alignment_bytes=self._tx_alignment,
+        )
         self._send(
             IcResp(
                 pdu_type=PduType.IC_RESP,

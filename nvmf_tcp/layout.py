@@ -4,7 +4,21 @@ import attrs
 from attrs.validators import ge, le, optional
 
 from .digest import digest_bytes
-from .pdu import DDGSTF, DIGEST_BYTES, HDGSTF, MAX_PDA, MAX_TERM_DATA_BYTES, PduType
+from .pdu import (
+    DDGSTF,
+    DIGEST_BYTES,
+    HDGSTF,
+    LAST_PDU,
+    MAX_PDA,
+    MAX_TERM_DATA_BYTES,
+    SUCCESS,
+    CapsuleRespHeader,
+    DataHeader,
+    PduType,
+    R2THeader,
+    align_up,
+    first_word,
+)
 from .validate import DATA_TYPES, MAY_CARRY_DATA, TERM_TYPES, ReceivedHeader
 
 
@@ -78,6 +92,43 @@ def layout_of(pdu: ReceivedHeader) -> Layout:
         header_digest,
         data_digest,
         overhead_bytes,
+    )
+
+
+@attrs.frozen
+class ControllerHeads:
+    """What does not change in the PDUs that a controller sends, computed once."""
+
+    resp_word: int
+    r2t_word: int
+    #: PLEN of PDUs without data.
+    bare_plen: int
+    #: C2HData: one with more to come, the last of a command, the last that also completes it.
+    c2h_word: int
+    last_word: int
+    success_word: int
+    c2h_pdo: int
+    #: PLEN of C2HData is this and the length of the data.
+    c2h_overhead_bytes: int
+
+
+def controller_heads(
+    *, header_digest: bool, data_digest: bool, alignment_bytes: int
+) -> ControllerHeads:
+    """The heads of a connection with these digests, whose host wants data aligned like this."""
+    flags = HDGSTF if header_digest else 0
+    digest_bytes = DIGEST_BYTES if header_digest else 0
+    pdo = align_up(DataHeader.SIZE + digest_bytes, alignment_bytes)
+    data_flags = flags | (DDGSTF if data_digest else 0)
+    return ControllerHeads(
+        first_word(PduType.CAPSULE_RESP, flags, CapsuleRespHeader.SIZE, 0),
+        first_word(PduType.R2T, flags, R2THeader.SIZE, 0),
+        R2THeader.SIZE + digest_bytes,
+        first_word(PduType.C2H_DATA, data_flags, DataHeader.SIZE, pdo),
+        first_word(PduType.C2H_DATA, data_flags | LAST_PDU, DataHeader.SIZE, pdo),
+        first_word(PduType.C2H_DATA, data_flags | LAST_PDU | SUCCESS, DataHeader.SIZE, pdo),
+        pdo,
+        pdo + (DIGEST_BYTES if data_digest else 0),
     )
 
 

@@ -189,6 +189,9 @@ COMPLETION: Final = struct.Struct("<QHHHH")
 #: CID, opcode and SGL descriptor of an SQE, by offset.
 SQE_CID: Final = struct.Struct("<H")
 SQE_CID_OFFSET: Final = 2
+#: CapsuleCmd from its start: opcode, flags, CID, and the SGL descriptor as `SGL` has it.
+CAPSULE_CMD_HEAD: Final = struct.Struct("<8xBBH20xQII")
+CAPSULE_CMD_SQE: Final = struct.Struct("<8x64s")
 #: Address, length, and a word with the SGL identifier in its highest byte.
 SGL: Final = struct.Struct("<QII")
 SGL_OFFSET: Final = 24

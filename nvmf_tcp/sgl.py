@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from nvmf_transport.capsule import ReceivedCommand
 from nvmf_transport.fabrics import FabricsCommand
 from nvmf_transport.interfaces import ADMIN_IN_CAPSULE_BYTES
 from nvmf_transport.nvme import AdminOpcode, SglId
@@ -10,19 +11,20 @@ from nvmf_transport.status import (
     INVALID_FIELD,
     SGL_OFFSET_INVALID,
     SGL_TYPE_INVALID,
+    TRANSIENT_TRANSPORT_ERROR,
     Status,
 )
 
-from .pdu import SGL, SGL_OFFSET
+from .pdu import SGL, SGL_OFFSET, SQE_CID, SQE_CID_OFFSET
 
-_FLAGS_PSDT: Final = 0xC0
-_PSDT_SGL: Final = 0x40
+FLAGS_PSDT: Final = 0xC0
+PSDT_SGL: Final = 0x40
 _FCTYPE_OFFSET: Final = FabricsCommand.offset_of("fctype")
 
 
 def uses_sgl(sqe: bytes) -> bool:
     """PSDT is 01b, the only value that is legal over fabrics."""
-    return sqe[1] & _FLAGS_PSDT == _PSDT_SGL
+    return sqe[1] & FLAGS_PSDT == PSDT_SGL
 
 
 def writes(sqe: bytes) -> bool:
@@ -59,3 +61,37 @@ def sgl_fault(sqe: bytes, data_bytes: int, in_capsule_bytes: int) -> Status | No
             return None
         case _:
             return SGL_TYPE_INVALID.with_dnr()
+
+
+def judged_command(
+    sqe: bytes,
+    data: bytearray | None,
+    payload_bytes: int,
+    *,
+    digest_ok: bool,
+    in_capsule_bytes: int,
+    max_transfer_bytes: int,
+) -> ReceivedCommand:
+    """The command of a capsule with so much data, which is None where there is none or too much."""
+    (cid,) = SQE_CID.unpack_from(sqe, SQE_CID_OFFSET)
+    address, length, word = SGL.unpack_from(sqe, SGL_OFFSET)
+    if (
+        not payload_bytes
+        and word >> 24 == SglId.TRANSPORT_DATA_BLOCK
+        and uses_sgl(sqe)
+        and length <= max_transfer_bytes
+        and not address
+    ):
+        return ReceivedCommand(sqe, cid, length)
+    fault = sgl_fault(sqe, payload_bytes, in_capsule_bytes)
+    if fault is None and not digest_ok:
+        fault = TRANSIENT_TRANSPORT_ERROR
+    if fault is None and payload_bytes and data is None:
+        fault = DATA_SGL_LENGTH_INVALID.with_dnr()
+    if fault is not None:
+        return ReceivedCommand(sqe, cid, fault=fault)
+    if data is None:
+        return ReceivedCommand(sqe, cid)
+    # A copy, so that what is kept of a capsule is what its length says.
+    wanted = data if length == payload_bytes else data[address : address + length]
+    return ReceivedCommand(sqe, cid, length, wanted)
