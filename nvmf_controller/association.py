@@ -103,7 +103,10 @@ class Association:
         #: The most that Number of Queues grants.
         self.max_io_queues = subsystem.config.max_io_queues
         self.write_cache_enabled = True
+        #: For commands that ask for their data, or read.
         self.budget = MemoryBudget(subsystem.config.memory_bytes)
+        #: For commands that came with their data.
+        self.capsules = MemoryBudget(subsystem.config.memory_bytes)
         self.events = AsyncEvents(self._complete_event)
         self.errors = ErrorLog()
         self._admin: Queue | None = None

@@ -10,7 +10,9 @@ import trio
 class MemoryBudget:
     """Bytes of data that one association may have in hand, or asked its host for, at a time.
 
-    An R2T is a promise of memory; without a bound, one host with deep queues takes it all.
+    An R2T is a promise of memory; without a bound, one host with deep queues takes it all.  Data in
+    capsules has a budget of its own: whoever waits there holds up the queue, and with it the data
+    that those in the other budget may be waiting for.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -21,16 +23,25 @@ class MemoryBudget:
     @asynccontextmanager
     async def reserve(self, length_bytes: int) -> AsyncIterator[None]:
         """Holds `length_bytes` (or the whole budget, if that is less) inside the block."""
+        share = await self.acquire(length_bytes)
+        try:
+            yield
+        finally:
+            self.release(share)
+
+    async def acquire(self, length_bytes: int) -> int:
+        """Waits for room; returns the share that `release` gives back.  Yields only to wait."""
         share = min(length_bytes, self.limit_bytes)
         if self._waiting or self.used_bytes + share > self.limit_bytes:
             await self._wait(share)
         else:
             self.used_bytes += share
-        try:
-            yield
-        finally:
-            self.used_bytes -= share
-            self._admit()
+        return share
+
+    def release(self, share: int) -> None:
+        """Gives a share back."""
+        self.used_bytes -= share
+        self._admit()
 
     async def _wait(self, share: int) -> None:
         granted = trio.Event()

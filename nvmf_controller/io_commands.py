@@ -8,7 +8,8 @@ import errno
 import logging
 import struct
 from collections.abc import Awaitable, Callable
-from typing import Final
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import Any, Final
 
 import trio
 
@@ -45,6 +46,8 @@ SQE: Final = struct.Struct("<BBxxI32xQI12x")
 _CDW11: Final = struct.Struct("<44xI16x")
 _DSM_RANGE: Final = struct.Struct("<IIQ")
 _FUSE_MASK: Final = 3
+READ: Final = int(NvmOpcode.READ)
+WRITE: Final = int(NvmOpcode.WRITE)
 _NLB_MASK: Final = 0xFFFF
 #: PRINFO and DTYPE of CDW12 need protection information or directives, which no namespace has;
 #: STC and LR are hints.
@@ -105,16 +108,15 @@ class IoQueue(Queue):
                 self.fail(command, _unknown_opcode(command))
             elif (namespace := namespaces.get(nsid)) is None:
                 self.fail(command, INVALID_NAMESPACE.with_dnr())
-            elif (store := namespace.store.inline) is None:
+            elif (store := namespace.store.inline) is not None and (
+                (opcode == READ and await self._read_now(command, namespace, store, slba, cdw12))
+                or (opcode == WRITE and self._write_now(command, namespace, store, slba, cdw12))
+            ):
+                pass
+            elif command.in_capsule_data is None:
                 self.start(nursery, command, handler, namespace, slba, cdw12)
-            elif opcode == NvmOpcode.READ:
-                await self._read_now(command, namespace, store, slba, cdw12)
-            elif opcode == NvmOpcode.FLUSH:
-                self.respond(command.cid)
-            elif opcode == NvmOpcode.WRITE and command.in_capsule_data is not None:
-                await self.guard(command, self._write_now(command, namespace, store, slba, cdw12))
             else:
-                self.start(nursery, command, handler, namespace, slba, cdw12)
+                await self._start_with_data(nursery, command, handler, namespace, slba, cdw12)
 
     async def _read_now(
         self,
@@ -123,35 +125,73 @@ class IoQueue(Queue):
         store: InlineStore,
         slba: int,
         cdw12: int,
-    ) -> None:
-        """Read from memory.  Kept apart and flat: it is what benchmarks of the host measure."""
+    ) -> bool:
+        """Read from memory; False where it is none that can succeed, and `_read` is to say why.
+
+        Kept apart and flat, as is `_write_now`: they are what benchmarks of the host measure.
+        """
         blocks = (cdw12 & _NLB_MASK) + 1
-        if slba + blocks > namespace.size_lbas:
-            self.fail(command, _LBA_DNR)
-            return
         shift = namespace.lba_shift
         length = blocks << shift
-        if length != command.transfer_bytes or command.in_capsule_data is not None:
-            self.fail(command, _wrong_data(command))
-            return
+        if (
+            slba + blocks > namespace.size_lbas
+            or length != command.transfer_bytes
+            or command.in_capsule_data is not None
+        ):
+            return False
         self.statistics.read_bytes += length
         data = store.read_now(slba << shift, length)
         if not await self.qpair.send_data(command, (data,), complete=True):
             self.qpair.transmit(ResponseCapsule(command.cid, 0, 0, self.sqhd))
+        return True
 
-    async def _write_now(
+    def _write_now(
         self,
         command: ReceivedCommand,
         namespace: Namespace,
         store: InlineStore,
         slba: int,
         cdw12: int,
+    ) -> bool:
+        """Write of data that is here, to memory; False where it is for `_write` to do or refuse."""
+        data = command.in_capsule_data
+        blocks = (cdw12 & _NLB_MASK) + 1
+        shift = namespace.lba_shift
+        length = blocks << shift
+        if (
+            data is None
+            or namespace.read_only
+            or slba + blocks > namespace.size_lbas
+            or length != command.transfer_bytes
+        ):
+            return False
+        store.write_now(slba << shift, data)
+        statistics = self.statistics
+        if cdw12 & RW_FUA:
+            statistics.fua_writes += 1
+        statistics.written_bytes += length
+        self.qpair.transmit(ResponseCapsule(command.cid, 0, 0, self.sqhd))
+        return True
+
+    async def _start_with_data(
+        self, nursery: trio.Nursery, command: ReceivedCommand, handler: Handler, *args: object
     ) -> None:
-        offset, length = self._writable(command, namespace, slba, cdw12)
-        data = await self.qpair.receive_data(command)
-        store.write_now(offset, data)
-        self.statistics.written_bytes += length
-        self.respond(command.cid)
+        """Starts a command that has its data in hand; takes no other while there is no room.
+
+        These need nothing that comes over the queue any more, so they end although it waits.
+        """
+        capsules = self.association.capsules
+        share = await capsules.acquire(_needed_bytes(command))
+        if not self.start(nursery, command, self._holding, share, handler, *args):
+            capsules.release(share)
+
+    async def _holding(
+        self, command: ReceivedCommand, share: int, handler: Handler, *args: Any
+    ) -> None:
+        try:
+            await handler(command, *args)
+        finally:
+            self.association.capsules.release(share)
 
     def _range(self, namespace: Namespace, slba: int, blocks: int) -> tuple[int, int]:
         """The bytes of a range of blocks, as offset and length."""
@@ -293,7 +333,10 @@ class IoQueue(Queue):
                     raise _refusal(error, namespace, WRITE_FAULT) from error
         self.respond(command.cid)
 
-    def _memory(self, command: ReceivedCommand, length: int) -> "_Reservation":
+    def _memory(self, command: ReceivedCommand, length: int) -> AbstractAsyncContextManager[None]:
+        # What came with its data has had its room since it was taken (`_start_with_data`).
+        if command.in_capsule_data is not None:
+            return nullcontext()
         return _Reservation(self, command.cid, length)
 
 
@@ -315,6 +358,14 @@ class _Reservation:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._reservation.__aexit__(*exc_info)  # type: ignore[arg-type]
+
+
+def _needed_bytes(command: ReceivedCommand) -> int:
+    """What a command with its data in the capsule holds until it ends."""
+    assert command.in_capsule_data is not None
+    length = len(command.in_capsule_data)
+    # Compare reads as much as it was given.
+    return 2 * length if command.sqe[0] == NvmOpcode.COMPARE else length
 
 
 def _wrong_data(command: ReceivedCommand) -> Status:

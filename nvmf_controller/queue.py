@@ -134,16 +134,17 @@ class Queue(abc.ABC):
         command: ReceivedCommand,
         call: Callable[..., Awaitable[None]],
         *args: object,
-    ) -> None:
-        """Runs a command that may have to wait as a task; the others go on."""
+    ) -> bool:
+        """Runs a command that may have to wait as a task; False where its CID is in use."""
         if self.is_outstanding(command.cid):
             self.fail(command, COMMAND_ID_CONFLICT.with_dnr())
-            return
+            return False
         if len(self._running) >= self.entries:
             # A full queue has one entry less; whoever sends more would have our memory.
             raise RemoteProtocolError(f"more commands at a time than {self.entries} entries")
         self._running[command.cid] = None
         nursery.start_soon(self._run, command, call, args)
+        return True
 
     async def _run(
         self,

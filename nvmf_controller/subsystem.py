@@ -59,11 +59,16 @@ class ControllerConfig:
     max_io_queues: int = attrs.field(default=64, validator=attrs.validators.in_(range(1, 65535)))
     #: CAP.TO: how long a host waits for CSTS.RDY, and CONNECT for a predecessor's commands.
     ready_timeout_s: float = attrs.field(default=5.0, validator=attrs.validators.le(127.5))
-    #: In-capsule data of I/O queues: IOCCSZ is this and the 64 bytes of the command.
-    in_capsule_bytes: int = attrs.field(default=16384, validator=attrs.validators.ge(0))
     #: The most data of one command, 4 KiB times a power of two: MDTS, of which 0 means no limit.
     max_transfer_bytes: int = attrs.field(default=1 << 20, validator=attrs.validators.ge(8192))
-    #: Data that an association may have in hand, or asked its host for, at a time.
+    #: In-capsule data of I/O queues: IOCCSZ is this and the 64 bytes of the command.  By default
+    #: all that a command may have: an R2T costs a round trip and turns of either end's event loop.
+    in_capsule_bytes: int = attrs.field(
+        default=attrs.Factory(lambda config: config.max_transfer_bytes, takes_self=True),
+        validator=attrs.validators.ge(0),
+    )
+    #: Data that an association may have asked its host for, or be reading, at a time; and as much
+    #: again that came in capsules, besides those on their way or waiting for room, two a queue.
     memory_bytes: int = attrs.field(default=32 << 20, validator=attrs.validators.ge(1 << 16))
 
     def __attrs_post_init__(self) -> None:

@@ -129,7 +129,8 @@ class ControllerQueuePair(Protocol):
         """Returns the whole data of a command: from the capsule, or asked for by R2T.
 
         The caller bounds the sum of what it asks for at a time.  Raises `DataDigestError` where the
-        digest does not match, `TransportError` once the queue is dead.
+        digest does not match (in a capsule that is a fault of the command), `TransportError` once
+        the queue is dead.
         """
 
     async def send_data(

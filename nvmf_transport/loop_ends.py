@@ -30,7 +30,7 @@ from .loop_pipe import (
     ReadyToTransfer,
 )
 from .nvme import FLAGS_SGL, SglId, SubmissionEntry
-from .status import DATA_SGL_LENGTH_INVALID, INVALID_FIELD, Status
+from .status import DATA_SGL_LENGTH_INVALID, INVALID_FIELD, TRANSIENT_TRANSPORT_ERROR, Status
 from .wire import Buffer
 
 #: Fatal Error Status: Data Transfer Out of Range, PDU Sequence Error (NVMe/TCP, section 3.6.2.3).
@@ -206,7 +206,6 @@ class LoopControllerQueuePair(_End):
         self._sq_flow_control = True
         self._in_capsule_bytes = 0
         self._waits: dict[int, _DataWait] = {}
-        self._spoiled_cids: set[int] = set()
         self._faults: dict[tuple[int, PduKind], PduFault] = {}
 
     def spoil(self, cid: int, fault: PduFault) -> None:
@@ -276,16 +275,13 @@ class LoopControllerQueuePair(_End):
         elif sgl_length > self._params.max_transfer_bytes:
             # What MDTS asks for (Base 2.1, section 5.1.13).
             command.fault = INVALID_FIELD.with_dnr()
-        self._spoiled_cids.discard(message.cid)
-        if message.spoiled:
-            self._spoiled_cids.add(message.cid)
+        if command.fault is None and message.spoiled:
+            command.fault = TRANSIENT_TRANSPORT_ERROR
         return command
 
     async def receive_data(self, command: ReceivedCommand) -> Buffer:
         """Returns the whole data of a command; another task has to be calling `receive`."""
         if command.in_capsule_data is not None:
-            if command.cid in self._spoiled_cids:
-                raise DataDigestError(f"data digest of CID {command.cid} does not match")
             return command.in_capsule_data
         if command.transfer_bytes == 0:
             return b""

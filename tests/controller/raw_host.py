@@ -252,7 +252,7 @@ async def target(
             faults=faults,
         ) as server:
             try:
-                asked = HostQueueParams(in_capsule_bytes=8192, **params)
+                asked = HostQueueParams(**{"in_capsule_bytes": 8192} | params)
                 yield Target(transport, server, nursery, asked)
             finally:
                 # A test that failed must not wait for its own slow store.

@@ -50,7 +50,7 @@ async def test_identify_controller():
         assert fields.subnqn == SUBNQN
         assert (fields.ver, fields.cntrltype, fields.mdts) == (0x10400, 1, 8)
         assert (fields.kas, fields.maxcmd, fields.icdoff) == (10, 1024, 0)
-        assert (fields.ioccsz, fields.iorcsz) == ((64 + 16384) // 16, 1)
+        assert (fields.ioccsz, fields.iorcsz) == ((64 + (1 << 20)) // 16, 1)
         assert fields.sgls & 3
         assert fields.tbkas == 1
         assert fields.ctratt & IdentifyController.CTRATT_HOSTID_128

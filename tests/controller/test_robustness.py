@@ -46,6 +46,7 @@ async def test_every_command_gets_an_answer(seed):
                 )
             assert status.code != INTERNAL_ERROR.code
         assert t.association(admin).budget.used_bytes == 0
+        assert t.association(admin).capsules.used_bytes == 0
 
 
 async def test_more_commands_than_the_queue_has_entries():

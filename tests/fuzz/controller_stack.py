@@ -333,7 +333,9 @@ async def _main(source: Source) -> None:
                     with trio.fail_after(_ANSWER_S):
                         await association.ended.wait()
                     assert association.budget.used_bytes == 0
+                    assert association.capsules.used_bytes == 0
             assert t.association(admin).budget.used_bytes == 0
+            assert t.association(admin).capsules.used_bytes == 0
 
 
 def check(data: bytes) -> None:
