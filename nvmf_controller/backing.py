@@ -34,7 +34,7 @@ class BackingStore(Protocol):
 
     @property
     def inline(self) -> "InlineStore | None":
-        """The same store's operations that never wait, where it has them."""
+        """The same store's operations that never wait, where it has some."""
 
     async def read(self, offset: int, length: int) -> Buffer: ...
     async def write(self, offset: int, data: Buffer, *, fua: bool) -> None: ...
@@ -50,15 +50,16 @@ class BackingStore(Protocol):
 
 
 class InlineStore(Protocol):
-    """Operations of a store that takes no time: no task, no thread and no wait per command.
+    """Operations that are done at once or not at all: no task, no thread, no wait per command.
 
-    Such a store has no volatile cache.
+    Where they are not done, those of `BackingStore` are to be called.
     """
 
-    def read_now(self, offset: int, length: int) -> bytes:
-        """Returns a copy: the reply must not change while it is being sent."""
+    def read_now(self, offset: int, length: int) -> Buffer | None:
+        """Returns a copy, which must not change while it is sent; None where it would wait."""
 
-    def write_now(self, offset: int, data: Buffer) -> None: ...
+    def write_now(self, offset: int, data: Buffer) -> bool:
+        """Replaces a range, with FUA; False where it would wait."""
 
 
 class RamDisk:
@@ -85,9 +86,10 @@ class RamDisk:
         """Returns a copy of a range."""
         return self._memory[offset : offset + length]
 
-    def write_now(self, offset: int, data: Buffer) -> None:
+    def write_now(self, offset: int, data: Buffer) -> bool:
         """Replaces a range."""
         self._memory[offset : offset + len(data)] = data
+        return True
 
     async def read(self, offset: int, length: int) -> Buffer:
         """Returns a copy of a range."""

@@ -1,6 +1,6 @@
 """I/O queues: Flush, Write, Read, Compare, Write Zeroes, Dataset Management, Verify.
 
-NVM Command Set 1.1, section 3.  Commands on a store that never waits are carried out where they are
+NVM Command Set 1.1, section 3.  What a store does without waiting is done where the command is
 taken; all others are tasks.  A completed command may overtake any other: NVMe has no order.
 """
 
@@ -126,7 +126,7 @@ class IoQueue(Queue):
         slba: int,
         cdw12: int,
     ) -> bool:
-        """Read from memory; False where it is none that can succeed, and `_read` is to say why.
+        """Read without waiting; False where it is for `_read` to do or refuse.
 
         Kept apart and flat, as is `_write_now`: they are what benchmarks of the host measure.
         """
@@ -139,8 +139,10 @@ class IoQueue(Queue):
             or command.in_capsule_data is not None
         ):
             return False
-        self.statistics.read_bytes += length
         data = store.read_now(slba << shift, length)
+        if data is None:
+            return False
+        self.statistics.read_bytes += length
         if not await self.qpair.send_data(command, (data,), complete=True):
             self.qpair.transmit(ResponseCapsule(command.cid, 0, 0, self.sqhd))
         return True
@@ -153,7 +155,7 @@ class IoQueue(Queue):
         slba: int,
         cdw12: int,
     ) -> bool:
-        """Write of data that is here, to memory; False where it is for `_write` to do or refuse."""
+        """Write of data that is here, without waiting; False where it is for `_write`."""
         data = command.in_capsule_data
         blocks = (cdw12 & _NLB_MASK) + 1
         shift = namespace.lba_shift
@@ -163,9 +165,9 @@ class IoQueue(Queue):
             or namespace.read_only
             or slba + blocks > namespace.size_lbas
             or length != command.transfer_bytes
+            or not store.write_now(slba << shift, data)
         ):
             return False
-        store.write_now(slba << shift, data)
         statistics = self.statistics
         if cdw12 & RW_FUA:
             statistics.fua_writes += 1
