@@ -98,11 +98,9 @@ async def test_a_long_read_takes_the_reply_and_the_controllers_copy(kind):
     assert await _peak_bytes(kind, write=False) <= 2 * MIB + _REQUEST_BYTES
 
 
-@pytest.mark.parametrize(
-    ("kind", "copies"), [("loop", 0), ("tcp", 1)], ids=["nothing in memory", "one over tcp"]
-)
-async def test_a_long_write_takes_what_the_controller_receives_it_into(kind, copies):
-    assert await _peak_bytes(kind, write=True) <= copies * MIB + _REQUEST_BYTES
+@pytest.mark.parametrize("kind", ["loop", "tcp"])
+async def test_a_long_write_takes_what_the_controller_receives_it_into(kind):
+    assert await _peak_bytes(kind, write=True) <= MIB + _REQUEST_BYTES
 
 
 async def test_a_waiting_read_holds_few_objects_and_leaves_none():
@@ -153,4 +151,4 @@ async def test_a_copy_of_what_is_written_is_seen(monkeypatch):
 
     monkeypatch.setattr(Namespace, "write", copying)
     assert await _bytes_written_elsewhere(digests=False) > MIB // 2
-    assert await _peak_bytes("loop", write=True) > MIB
+    assert await _peak_bytes("loop", write=True) > MIB + _REQUEST_BYTES
