@@ -82,6 +82,12 @@ def fusedev(
             )
             device = run(*_python("nvmecontrol"), *connect, folder=tree).strip()
             state = json.loads((mount / device).read_text())
+            digests = "-G" in options
+            if any(
+                (q["header_digest"], q["data_digest"]) != (digests, digests)
+                for q in state["queues"]
+            ):
+                raise BenchmarkError(f"{target.address}: does not grant the digests asked for")
             nsids = [each["nsid"] for each in state["namespaces"]]
             if not nsids:
                 raise BenchmarkError(f"{target.address} {target.subnqn}: no namespace")
