@@ -4,6 +4,7 @@ An inode number is given once and never again, so a handle or a cached entry of 
 cannot come to mean another one.  A node that is gone stays known until the kernel has forgotten it.
 """
 
+import bisect
 import itertools
 import os
 import stat
@@ -161,6 +162,8 @@ class NodeTable:
     control: ControlNode = attrs.field(init=False)
     _by_inode: dict[int, Node] = attrs.field(init=False, factory=dict)
     _by_name: dict[bytes, Node] = attrs.field(init=False, factory=dict)
+    #: Those with a name, in a list that nobody changes; None until somebody asks.
+    _listing: list[Node] | None = attrs.field(init=False, default=None)
     _numbers: Iterator[int] = attrs.field(init=False, factory=lambda: itertools.count(ROOT_INODE))
 
     def __attrs_post_init__(self) -> None:
@@ -189,10 +192,17 @@ class NodeTable:
         """The node of this number, gone or not."""
         return self._by_inode.get(inode)
 
-    def listed_after(self, inode: int) -> list[Node]:
-        """The nodes with a name whose numbers are higher, in the order of their numbers."""
-        # Numbers only rise and dictionaries keep order.
-        return [node for node in self._by_name.values() if node.inode > inode]
+    def listed_after(self, inode: int) -> Iterator[Node]:
+        """The nodes with a name whose numbers are higher, in the order of their numbers.
+
+        A directory is read in pieces: each has to be found without a look at all before it.
+        """
+        if self._listing is None:
+            # Numbers only rise and dictionaries keep order.
+            self._listing = list(self._by_name.values())
+        nodes = self._listing
+        first = bisect.bisect_right(nodes, inode, key=_inode_of)
+        return (nodes[index] for index in range(first, len(nodes)))
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -217,14 +227,16 @@ class NodeTable:
                 raise AssertionError(f"no such node event: {other}")
 
     def _add_by_name(self, host: HostLike, name: str) -> None:
-        for controller in host.controllers.values():
-            if controller.name == name:
-                self._add_controller(controller)
-                return
-            for namespace in controller.namespaces.values():
-                if namespace.name == name:
-                    self._add_namespace(controller, namespace)
-                    return
+        controller = host.controllers.get(name)
+        if controller is not None:
+            self._add_controller(controller)
+            return
+        # By what its name says: a search at each of a thousand would be through all before it.
+        owner, _, nsid = name.rpartition("ns")
+        controller = host.controllers.get(owner)
+        namespace = None if controller is None else controller.namespaces.get(int(nsid))
+        if controller is not None and namespace is not None:
+            self._add_namespace(controller, namespace)
 
     def _add_controller(self, controller: ControllerLike) -> None:
         self._add(
@@ -257,11 +269,13 @@ class NodeTable:
     def _enter(self, node: Node) -> None:
         self._by_inode[node.inode] = node
         self._by_name[node.name] = node
+        self._listing = None
 
     def _remove(self, name: str) -> None:
         node = self._by_name.pop(os.fsencode(name), None)
         if node is None:
             return
+        self._listing = None
         node.gone = True
         node.changed_ns = time.time_ns()
         self._drop_if_unknown(node)
@@ -280,6 +294,10 @@ class NodeTable:
 
     def _touch_root(self) -> None:
         self.root.modified_ns = self.root.changed_ns = time.time_ns()
+
+
+def _inode_of(node: Node) -> int:
+    return node.inode
 
 
 def _same(known: Node, node: Node) -> bool:

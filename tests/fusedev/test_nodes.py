@@ -1,9 +1,11 @@
 """Names, numbers, sizes and lifetimes of nodes."""
 
 import stat
+from itertools import islice
 
 import pytest
 
+from fusedev import nodes
 from fusedev.nodes import ROOT_INODE, NamespaceNode, Node, NodeTable
 from tests.fusedev.fakes import EventKind, FakeHost
 
@@ -152,12 +154,36 @@ def test_preferred_io_size_is_at_least_a_page_and_an_lba(table, host):
 
 def test_listing_goes_on_after_a_number_while_nodes_come_and_go(table, host):
     host.add("nvme0ns2", 4096)
-    second = table.listed_after(0)[1]
+    second = list(table.listed_after(0))[1]
     host.remove("nvme0ns1")
     host.add("nvme0ns3", 4096)
 
     rest = [node.name for node in table.listed_after(second.inode)]
     assert rest == [b"nvme0ns2", b"nvme0ns3"]
+
+
+def test_a_piece_of_a_long_listing_is_found_without_a_look_at_all_before_it(
+    table, host, monkeypatch
+):
+    for nsid in range(2, 1001):
+        host.add(f"nvme0ns{nsid}", 4096)
+    looks = 0
+
+    def counted(node: Node) -> int:
+        nonlocal looks
+        looks += 1
+        return node.inode
+
+    monkeypatch.setattr(nodes, "_inode_of", counted)
+    seen: list[Node] = []
+    pieces = 0
+    while piece := list(islice(table.listed_after(seen[-1].inode if seen else 0), 20)):
+        seen += piece
+        pieces += 1
+
+    assert [node.name for node in seen] == names(table)
+    assert len(seen) == 1002
+    assert looks <= 12 * (pieces + 2)
 
 
 def test_modes_of_the_directory_the_control_node_and_controllers(table):
