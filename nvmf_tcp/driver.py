@@ -135,12 +135,13 @@ class Driver(Generic[EventT]):
         except OSError:
             sent = 0
         connection.bytes_sent(sent)
-        self._wake_drained()
         del buffers[: _skip(buffers, 0, sent)]
+        # The loop is about to wait: a task that is merely rescheduled now would wait with it.
+        assert self._token is not None
+        if self._drained is not None:
+            self._token.run_sync_soon(self._wake_drained)
         if buffers:
             self._rest = buffers
-            # The loop is about to wait: a task that is merely rescheduled would wait with it.
-            assert self._token is not None
             self._token.run_sync_soon(self._wake_sender)
 
     async def drained(self, limit_bytes: int) -> None:

@@ -41,7 +41,10 @@ class Turn(trio.abc.Instrument):
             return turn
 
     def at_end(self, send: Callable[[], None]) -> None:
-        """Has `send` called, once, when the tasks of this turn have run.  It must not raise."""
+        """Has `send` called, once, when the tasks of this turn have run.
+
+        It must not raise, nor reschedule a task: trio has decided already how long it will wait.
+        """
         self._pending.append(send)
 
     def before_io_wait(self, timeout: float) -> None:

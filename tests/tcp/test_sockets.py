@@ -342,6 +342,25 @@ async def test_a_controller_takes_no_command_while_too_much_is_unsent():
             nursery.cancel_scope.cancel()
 
 
+async def test_whoever_waits_for_room_goes_on_as_soon_as_there_is_some():
+    """It is sent when the loop is about to wait, for whatever comes: nothing else comes here."""
+    params = ControllerQueueParams(max_queued_bytes=0)
+    async with qpairs(controller_params=params) as (host, controller):
+        for cid in (1, 2):
+            host.transmit(read_command(cid, memoryview(bytearray(512))))
+        with trio.fail_after(5):
+            for cid in (1, 2):
+                command = await controller.receive()
+                assert command.cid == cid
+                began = trio.current_time()
+                await controller.send_data(command, [bytes(512)], complete=False)
+                controller.transmit(ResponseCapsule(cid))
+                # Waits for that to leave.
+                await controller.driver.drained(0)
+                assert trio.current_time() - began < 1
+            assert [(await host.receive()).cid for _ in range(2)] == [1, 2]
+
+
 async def test_a_breach_sends_a_term_req_and_waits_for_the_peer_to_close():
     got = []
 
