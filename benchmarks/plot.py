@@ -38,20 +38,22 @@ def draw(results: Results, path: Path) -> bool:
         return False
     mpl.rcParams["svg.hashsalt"] = "benchmarks"
     figure, axes = plt.subplots(figsize=(10, 1.9 + 0.42 * len(found)), layout="constrained")
+    highest = max(s.upper or s.median for _, *both in found for s in both if s is not None)
+    widest = max(1.5, highest * 1.14)
+    axes.set_xlim(0, widest)
+    axes.set_ylim(len(found) - 0.4, -0.6)
     for index, (_, spread, dot) in enumerate(found):
-        _bar(axes, index, spread)
+        _bar(axes, index, spread, room=widest * 0.07)
         if dot is not None:
             axes.plot(dot.median, index, "D", color=_MARKER_COLOUR, markersize=5, zorder=4)
     _frame(figure, axes, results, [label for label, *_ in found], bars, dots)
-    highest = max(s.upper or s.median for _, *both in found for s in both if s is not None)
-    axes.set_ylim(len(found) - 0.4, -0.6)
-    axes.set_xlim(0, max(1.5, highest * 1.14))
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
     return True
 
 
-def _bar(axes: Axes, index: int, spread: Spread) -> None:
+def _bar(axes: Axes, index: int, spread: Spread, room: float) -> None:
+    """A bar; its figure stands in it where it is longer than `room`."""
     lower = spread.median if spread.lower is None else spread.lower
     upper = spread.median if spread.upper is None else spread.upper
     kind = "ahead" if lower >= AHEAD else "level" if lower >= PARITY else "behind"
@@ -73,7 +75,7 @@ def _bar(axes: Axes, index: int, spread: Spread) -> None:
         xytext=(6, 0),
         textcoords="offset points",
         va="center",
-        color="white",
+        color="white" if spread.median > room else "black",
         fontsize=9,
         fontweight="bold",
         zorder=5,
@@ -105,10 +107,10 @@ def _frame(
         )
     axes.set_xlabel(f"throughput, {bars.heading} (within each round; higher is better)")
     conditions, machine = results.conditions, results.machine
-    names = [conditions.contenders[name] for name in bars.against if name in conditions.contenders]
-    better = "the better of " if len(names) > 1 else ""
+    names = [name for name in bars.against if name in conditions.contenders]
+    by = conditions.contenders[names[0]] if len(names) == 1 else f"the better of {', '.join(names)}"
     figure.suptitle(
-        f"{conditions.contenders[bars.contender]}, by {better}\n{' and '.join(names)}",
+        f"{conditions.contenders[bars.contender]}, by {by}",
         x=0.01,
         ha="left",
         fontweight="bold",
