@@ -27,7 +27,7 @@ from nvmf_transport.status import INVALID_NAMESPACE, Status
 
 from .cache_log import CacheLog, Written
 from .io_path import IoPath
-from .io_request import CHANGES, IoRequest, Kind
+from .io_request import IoRequest, Kind
 from .policy import (
     MAX_IMMEDIATE_RETRIES,
     RETRY_LIMIT_S,
@@ -119,7 +119,7 @@ class IoEngine:
     def has_waiting_changes(self) -> bool:
         """True where writes, zeroes or deallocations wait, or have an unknown outcome."""
         return bool(self._ambiguous) or any(
-            request.kind in CHANGES for request in self._waiting.values()
+            request.for_change for request in self._waiting.values()
         )
 
     def sends(self, path: IoPath | None, *, ambiguous: bool) -> bool:

@@ -63,6 +63,7 @@ class IoRequest:
         "error",
         "fences",
         "finished",
+        "for_change",
         "fua",
         "is_change",
         "kind",
@@ -99,6 +100,7 @@ class IoRequest:
         ranges: list[tuple[int, int]] | None = None,
         restarts: bool = False,
         ambiguous: bool = False,
+        for_change: bool = False,
         fences: list[Fence] | None = None,
     ) -> None:
         self.kind = kind
@@ -116,6 +118,8 @@ class IoRequest:
         self.restarts = restarts
         #: Sent and not answered on an association that ended: goes first when I/O resumes.
         self.ambiguous = ambiguous
+        #: It changes data, or is what somebody does first who is about to.
+        self.for_change = for_change or kind in CHANGES
         #: Of the associations that this change was lost with: old copies of it may still land.
         self.fences: list[Fence] = [] if fences is None else fences
         self.path: IoPath | None = None

@@ -374,7 +374,8 @@ class Namespace:
                 return path
             # A read of nothing waits for the namespace to be live, and fails where it goes; it
             # sends no command, which could fail by itself.
-            await self.engine.perform(IoRequest(Kind.READ, self.engine.next_order()))
+            look = IoRequest(Kind.READ, self.engine.next_order(), for_change=True)
+            await self.engine.perform(look)
 
     async def _perform_change(self, request: IoRequest) -> None:
         self.engine.check()

@@ -28,7 +28,12 @@ async def write_unaligned(
             again = request is not None and request.ambiguous
             # The same place in the order of arrival, whatever has to be done again.
             make = partial(
-                IoRequest, order=asked.order, lba_bytes=size, ambiguous=again, opener=asked.opener
+                IoRequest,
+                order=asked.order,
+                lba_bytes=size,
+                ambiguous=again,
+                for_change=True,
+                opener=asked.opener,
             )
             merged = bytearray(nlb * size)
             view = memoryview(merged)

@@ -401,6 +401,31 @@ async def test_waiting_writes_may_be_too_old(
             assert it.namespace.waits() == []
 
 
+@pytest.mark.parametrize("change", ["unaligned", "zeroes", "deallocation"])
+async def test_changes_that_have_to_look_first_may_be_too_old_too(change, autojump_clock, announce):
+    announce("replay limit")
+    announce("resumed by hand")
+    async with stage(announce, nmic=1) as it:
+        await it.lose()
+        it.target.seen.clear()
+        namespace = it.namespace
+        if change == "unaligned":
+            it.in_background(namespace.write, 5, b"new")
+        elif change == "zeroes":
+            it.in_background(namespace.write_zeroes, 0, 1)
+        else:
+            it.in_background(namespace.deallocate, [(0, 1)])
+        await trio.sleep(601)
+        await it.back()
+        await trio.sleep(1)
+        assert it.state is PAUSED
+        assert namespace.engine.cause is PauseCause.REPLAY_LIMIT
+        assert io(it.target) == []
+        await resume(it)
+        await until(lambda: not namespace.waits())
+        assert [each for each in io(it.target) if each[0] != "READ"] != []
+
+
 async def test_a_loss_after_it_was_let_go_begins_the_time_anew(autojump_clock, announce):
     async with long_outage(announce, shared=True, write=True, away_s=601) as it:
         await resume(it)
