@@ -4,6 +4,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import wait_all_tasks_blocked
 
 from nvmf_host.fencing import Fence
 from nvmf_host.io_path import (
@@ -19,7 +20,7 @@ from nvmf_host.qpair import Command, HostQueue
 from nvmf_transport.identify import IdentifyController
 from nvmf_transport.nvme import DsmRange, NvmOpcode, SubmissionEntry
 
-from .medium import FakeQueuePair, controller_data
+from .medium import FakeQueuePair, controller_data, open_link
 
 U16, U32, U64 = (st.integers(0, (1 << bits) - 1) for bits in (16, 32, 64))
 
@@ -173,4 +174,29 @@ async def test_commands_go_to_the_queue_with_the_fewest():
     for _ in range(2 + 3 * 2):
         path.queue().submit(Command(io_sqe(NvmOpcode.READ, 1, 0), lambda _command: None))
     assert [queue.waiting for queue in queues] == [2, 2, 2]
+    assert [queue.load for queue in queues] == [5, 5, 5]
+
+
+async def test_what_has_ended_is_no_load():
+    async with open_link(queues=2, entries=4) as link:
+        path = link.path()
+        for nsid in (1, 2) * 5:
+            path.queue().submit(Command(io_sqe(NvmOpcode.READ, nsid, 0), lambda _command: None))
+        first, second = link.queues
+        assert (first.load, second.load) == (5, 5)
+
+        # One answer makes room for one of the two that wait; the other is not sent any more.
+        link.pairs[0].answer()
+        await wait_all_tasks_blocked()
+        assert (first.load, second.load) == (4, 5)
+        path.withdraw()
+        assert (first.load, second.load) == (3, 5)
+
+        while link.sent:
+            link.answer()
+            await wait_all_tasks_blocked()
+        assert (first.load, second.load) == (0, 0)
+        first.submit(Command(io_sqe(NvmOpcode.READ, 1, 0), lambda _command: None))
+        first.kill()
+        assert first.load == 0
     await trio.lowlevel.checkpoint()

@@ -136,6 +136,57 @@ async def test_a_write_across_the_end_is_short(offset, length, expected):
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize(
+    ("offset", "length", "room", "lands"),
+    [
+        (0, 4 * L, 4 * L, True),
+        (L, 2 * L, 4 * L, True),
+        (62 * L, 4 * L, 2 * L, True),
+        (0, 4 * L, 4 * L - 1, False),
+        (1, 4 * L, 8 * L, False),
+        (0, 4 * L - 1, 8 * L, False),
+    ],
+)
+@pytest.mark.parametrize("max_lbas", [1, 8])
+async def test_whole_lbas_are_read_into_the_callers_buffer(offset, length, room, lands, max_lbas):
+    medium = Medium(64)
+    medium.data[:] = random.Random(1).randbytes(64 * L)
+    buffer = bytearray(room)
+    namespace = open_namespace()
+    async with (
+        open_link(max_transfer_bytes=max_lbas * L) as link,
+        trio.open_nursery() as nursery,
+    ):
+        namespace.engine.resume(link.path())
+        nursery.start_soon(serve, link, medium)
+        got = await namespace.read(offset, length, into=buffer)
+        nursery.cancel_scope.cancel()
+
+    expected = medium.data[offset : offset + length]
+    assert bytes(got) == expected
+    assert lands == (isinstance(got, memoryview) and got.obj is buffer)
+    assert buffer == (expected if lands else b"").ljust(room, b"\0")
+
+
+async def test_a_buffer_is_written_to_after_its_read_was_cancelled():
+    buffer = bytearray(L)
+    namespace = open_namespace()
+    async with open_link() as link:
+        namespace.engine.resume(link.path())
+        with trio.move_on_after(0) as scope:
+            await namespace.read(0, L, into=buffer)
+        assert scope.cancelled_caught
+        assert not any(buffer)
+
+        (capsule,) = link.sent
+        assert capsule.data_in is not None
+        capsule.data_in[:] = b"x" * L
+        link.answer()
+        await wait_all_tasks_blocked()
+        assert bytes(buffer) == b"x" * L
+        assert not link.queues[0].outstanding
+
+
 async def test_a_write_past_the_end_is_an_error():
     namespace = open_namespace(describe(size_lbas=4))
     with pytest.raises(EndOfNamespaceError, match=f"{4 * L}"):
