@@ -157,7 +157,9 @@ def _result(generator: subprocess.Popen[str]) -> Done:
 
 def _error(generator: subprocess.Popen[str]) -> BenchmarkError:
     generator.kill()
-    said = generator.communicate()[1].strip().splitlines()
+    lines = generator.communicate()[1].splitlines()
+    # Groups of exceptions are drawn with frames.
+    said = [line.strip(" |+-") for line in lines if "Error: " in line or "unanswered" in line]
     return BenchmarkError(f"the generator of load ended: {said[-1] if said else 'it said nothing'}")
 
 
