@@ -35,6 +35,26 @@ async def test_an_idle_association_sends_one_every_half_kato(tbkas, autojump_clo
     assert target.at("Keep Alive") == pytest.approx([5, 10, 15, 20, 25, 30], abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("begun_at_s", "kato_s", "sent_at_s"),
+    [
+        # On halves of a second, at most half of one early, and then half of KATO later each.
+        (0.3, 15, [7.5, 15, 22.5]),
+        (0.8, 15, [8, 15.5, 23]),
+        # A short one is not sent much more often for it.
+        (0.3, 1, [0.75, 1.25, 1.75]),
+    ],
+)
+async def test_those_of_many_associations_are_sent_at_the_same_moments(
+    begun_at_s, kato_s, sent_at_s, autojump_clock
+):
+    async with scripted(Scripted()) as target:
+        await trio.sleep(begun_at_s)
+        _, error = await live(target, sent_at_s[-1] + 0.1, kato_s=kato_s)
+    assert error is None
+    assert target.at("Keep Alive") == pytest.approx(sent_at_s, abs=1e-6)
+
+
 async def test_a_larger_kato_that_is_granted_is_the_one_in_effect(autojump_clock):
     async with scripted(Scripted(kato_ms=40_000)) as target:
         association, error = await live(target, 61, kato_s=10)
