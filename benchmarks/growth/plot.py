@@ -15,7 +15,7 @@ _WIDE: Final = 250.0
 
 
 def draw(title: str, curves: Sequence[Curve], path: Path) -> None:
-    """One panel for each curve, with a straight line through its ends' costs for comparison."""
+    """One panel for each curve, and beside it what is linear between the same ends."""
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
@@ -28,7 +28,9 @@ def draw(title: str, curves: Sequence[Curve], path: Path) -> None:
         numbers, costs = zip(*curve.points, strict=True)
         few = len(numbers) < 20
         panel.plot(numbers, costs, marker="o" if few else ".", linestyle="-" if few else "")
-        panel.plot((numbers[0], numbers[-1]), (costs[0], costs[-1]), linestyle=":", color="grey")
+        rise = (costs[-1] - costs[0]) / ((numbers[-1] - numbers[0]) or 1)
+        straight = [costs[0] + rise * (number - numbers[0]) for number in numbers]
+        panel.plot(numbers, straight, linestyle=":", color="grey")
         if curve.bar is not None:
             panel.axhline(curve.bar.below, color="red", linewidth=0.8)
         if few and numbers[-1] / numbers[0] > _WIDE and _is_geometric(numbers):
