@@ -126,7 +126,7 @@ class IoPath:
         """The queue with the fewest commands on it."""
         queues = self.queues
         best = queues[0]
-        if len(queues) > 1:
+        if best.load and len(queues) > 1:
             for queue in queues:
                 if queue.load < best.load:
                     best = queue

@@ -94,7 +94,6 @@ class IoRequest:
         lba_bytes: int = 0,
         data: Buffer | None = None,
         opener: Opener | None = None,
-        *,
         fua: bool = False,
         deallocate: bool = False,
         ranges: list[tuple[int, int]] | None = None,
@@ -119,7 +118,7 @@ class IoRequest:
         #: Sent and not answered on an association that ended: goes first when I/O resumes.
         self.ambiguous = ambiguous
         #: It changes data, or is what somebody does first who is about to.
-        self.for_change = for_change or kind in CHANGES
+        self.for_change = for_change or self.is_change
         #: Of the associations that this change was lost with: old copies of it may still land.
         self.fences: list[Fence] = [] if fences is None else fences
         self.path: IoPath | None = None
