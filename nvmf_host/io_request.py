@@ -34,11 +34,10 @@ class Kind(enum.Enum):
 _READ: Final = Kind.READ
 _WRITE: Final = Kind.WRITE
 _FLUSH: Final = Kind.FLUSH
+_DEALLOCATE: Final = Kind.DEALLOCATE
+_SURE: Final = Effect.SURE
 _READ_OPCODE: Final = int(NvmOpcode.READ)
 _WRITE_OPCODE: Final = int(NvmOpcode.WRITE)
-
-#: Kinds that change data, and so are ambiguous when sent and not answered.
-CHANGES = frozenset({Kind.WRITE, Kind.WRITE_ZEROES, Kind.DEALLOCATE})
 
 
 @attrs.frozen
@@ -103,7 +102,7 @@ class IoRequest:
         fences: list[Fence] | None = None,
     ) -> None:
         self.kind = kind
-        #: It is one of `CHANGES`.
+        #: It changes data, and so is ambiguous when sent and not answered.
         self.is_change = kind is not _READ and kind is not _FLUSH
         self.order = order
         self.slba = slba
@@ -146,9 +145,9 @@ class IoRequest:
 
     def changes(self, *, known: bool) -> list[Written]:
         """What it has changed, or, not `known`, may have."""
-        if self.kind is Kind.DEALLOCATE:
+        if self.kind is _DEALLOCATE:
             return [Written(slba, nlb, effect=Effect.ANYTHING) for slba, nlb in self.spans()]
-        effect = Effect.SURE if known else Effect.PERHAPS
+        effect = _SURE if known else Effect.PERHAPS
         return [Written(self.slba, self.nlb, self.data, effect)]
 
     def start(self, path: IoPath) -> None:
