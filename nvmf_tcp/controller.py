@@ -19,7 +19,13 @@ from nvmf_transport.wire import Buffer
 
 from .connection import TcpConnection
 from .digest import crc32c_of
-from .layout import Layout, TcpOptions, controller_heads, with_digest
+from .layout import (
+    Layout,
+    TcpOptions,
+    controller_expectation,
+    controller_heads,
+    with_digest,
+)
 from .pdu import (
     CAPSULE_CMD_HEAD,
     CAPSULE_CMD_SQE,
@@ -39,7 +45,7 @@ from .pdu import (
 )
 from .sgl import FLAGS_PSDT, PSDT_SGL, judged_command
 from .transfer import InboundTransfer, OpenR2T, slices
-from .validate import Expectation, first_breach
+from .validate import first_breach
 from .validate_specific import (
     H2C_DATA_CHECKS,
     IC_CHECKS,
@@ -60,7 +66,6 @@ _FABRICS: Final = int(AdminOpcode.FABRICS)
 #: Beyond this many, R2Ts of commands answered early are forgotten, the oldest first: a host that
 #: still sends data for them by then has long had the response.
 _MAX_OPEN_R2TS: Final = _TAGS // 2
-_TYPES: Final = frozenset({PduType.H2C_TERM_REQ, PduType.CAPSULE_CMD, PduType.H2C_DATA})
 
 
 class ControllerConnection(TcpConnection[ControllerEvent]):
@@ -378,11 +383,8 @@ class ControllerConnection(TcpConnection[ControllerEvent]):
         self.data_digest = params.data_digest and bool(pdu.dgst & DDGST_ENABLE)
         self._tx_alignment = (pdu.hpda + 1) * 4
         self._max_r2ts = min(pdu.maxr2t, self._options.maxr2t) + 1
-        self._heads = controller_heads(
-            header_digest=self.header_digest,
-            data_digest=self.data_digest,
-            alignment_bytes=self._tx_alignment,
-        )
+        digests = {"header_digest": self.header_digest, "data_digest": self.data_digest}
+        self._heads = controller_heads(**digests, alignment_bytes=self._tx_alignment)
         self._send(
             IcResp(
                 pdu_type=PduType.IC_RESP,
@@ -393,17 +395,5 @@ class ControllerConnection(TcpConnection[ControllerEvent]):
                 maxh2cdata=params.maxh2cdata_bytes,
             ).pack()
         )
-        self._expect(
-            Expectation(
-                types=_TYPES,
-                header_digest=self.header_digest,
-                data_digest=self.data_digest,
-                alignment_bytes=(self._options.pda + 1) * 4,
-                max_data_bytes={
-                    PduType.CAPSULE_CMD: max(params.in_capsule_bytes, ADMIN_IN_CAPSULE_BYTES),
-                    # DATAL, not PLEN, is what the limit is about: it has its own check.
-                    PduType.H2C_DATA: 1 << 31,
-                },
-            )
-        )
+        self._expect(controller_expectation(params, self._options, **digests))
         self.established = True

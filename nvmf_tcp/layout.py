@@ -1,7 +1,11 @@
 """What is known of a kind of PDU before its bytes are looked at, and the values that decide it."""
 
+from typing import Final
+
 import attrs
 from attrs.validators import ge, le, optional
+
+from nvmf_transport.interfaces import ADMIN_IN_CAPSULE_BYTES, ControllerQueueParams
 
 from .digest import digest_bytes
 from .pdu import (
@@ -19,7 +23,9 @@ from .pdu import (
     align_up,
     first_word,
 )
-from .validate import DATA_TYPES, MAY_CARRY_DATA, TERM_TYPES, ReceivedHeader
+from .validate import DATA_TYPES, MAY_CARRY_DATA, TERM_TYPES, Expectation, ReceivedHeader
+
+_FROM_HOST: Final = frozenset({PduType.H2C_TERM_REQ, PduType.CAPSULE_CMD, PduType.H2C_DATA})
 
 
 @attrs.frozen
@@ -129,6 +135,23 @@ def controller_heads(
         first_word(PduType.C2H_DATA, data_flags | LAST_PDU | SUCCESS, DataHeader.SIZE, pdo),
         pdo,
         pdo + (DIGEST_BYTES if data_digest else 0),
+    )
+
+
+def controller_expectation(
+    params: ControllerQueueParams, options: TcpOptions, *, header_digest: bool, data_digest: bool
+) -> Expectation:
+    """What a controller takes once ICReq and ICResp have crossed."""
+    return Expectation(
+        types=_FROM_HOST,
+        header_digest=header_digest,
+        data_digest=data_digest,
+        alignment_bytes=(options.pda + 1) * 4,
+        max_data_bytes={
+            PduType.CAPSULE_CMD: max(params.in_capsule_bytes, ADMIN_IN_CAPSULE_BYTES),
+            # DATAL, not PLEN, is what the limit is about: it has its own check.
+            PduType.H2C_DATA: 1 << 31,
+        },
     )
 
 
