@@ -143,7 +143,7 @@ class NamespaceNode(Node):
         return attrs.evolve(
             super().attributes(),
             size_bytes=self.namespace.size_bytes,
-            block_bytes=max(4096, self.namespace.lba_bytes),
+            block_bytes=_BEST_IO_BYTES,
         )
 
 

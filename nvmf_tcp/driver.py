@@ -124,24 +124,25 @@ class Driver(Generic[EventT]):
             trio.lowlevel.reschedule(self._sender)
 
     def _send_at_end(self) -> None:
-        """Sends what the kernel takes at once; the rest, and every error, is the task's."""
+        """Sends what the kernel takes at once; the rest, every error and the end are the task's."""
         self._at_end = False
         connection = self._connection
-        if not self._sender_parked or not connection.wants_to_send:
+        if not self._sender_parked:
             return
-        buffers = connection.data_to_send()
-        try:
-            sent = self._sock.sendmsg(buffers if len(buffers) <= IOV_MAX else buffers[:IOV_MAX])
-        except OSError:
-            sent = 0
-        connection.bytes_sent(sent)
-        del buffers[: _skip(buffers, 0, sent)]
         # The loop is about to wait: a task that is merely rescheduled now would wait with it.
         assert self._token is not None
-        if self._drained is not None:
-            self._token.run_sync_soon(self._wake_drained)
-        if buffers:
+        if connection.error is None and connection.wants_to_send:
+            buffers = connection.data_to_send()
+            try:
+                sent = self._sock.sendmsg(buffers if len(buffers) <= IOV_MAX else buffers[:IOV_MAX])
+            except OSError:
+                sent = 0
+            connection.bytes_sent(sent)
+            del buffers[: _skip(buffers, 0, sent)]
             self._rest = buffers
+            if self._drained is not None:
+                self._token.run_sync_soon(self._wake_drained)
+        if self._rest or connection.error is not None:
             self._token.run_sync_soon(self._wake_sender)
 
     async def drained(self, limit_bytes: int) -> None:
