@@ -19,6 +19,9 @@ from .backend import ControllerLike, HostLike, NamespaceLike, NodeEventLike
 ROOT_INODE: Final = 1
 CONTROL_NAME: Final = b"nvmf"
 _SECTOR_BYTES: Final = 512  # of st_blocks, whatever the LBA size
+#: Told in st_blksize: `cp`, `cat` and others take pieces of that size, and each piece is a command,
+#: with no page cache to make more of it.  It is the longest request of FUSE.
+_BEST_IO_BYTES: Final = 1 << 20
 
 
 @attrs.frozen(kw_only=True)

@@ -145,11 +145,8 @@ def test_a_change_of_a_controller_or_of_nothing_asks_for_no_attributes(table, ho
     assert changes == []
 
 
-def test_preferred_io_size_is_at_least_a_page_and_an_lba(table, host):
-    host.add("nvme0ns2", 1 << 20, lba_bytes=8192)
-
-    assert found(table, "nvme0ns1").attributes().block_bytes == 4096
-    assert found(table, "nvme0ns2").attributes().block_bytes == 8192
+def test_programs_are_told_to_take_large_pieces(table):
+    assert found(table, "nvme0ns1").attributes().block_bytes == 1 << 20
 
 
 def test_listing_goes_on_after_a_number_while_nodes_come_and_go(table, host):
