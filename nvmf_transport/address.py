@@ -49,7 +49,8 @@ class Address:
             _check_name_or_v4(field, text, host)
         port = default_port if port_text is None else _port(field, text, port_text, allow_port_0)
         if port is None:
-            raise ConfigError("explicit port required; write ADDRESS:PORT", field=field, value=text)
+            shape = "[ADDRESS]:PORT" if ":" in host else "ADDRESS:PORT"
+            raise ConfigError(f"explicit port required; write {shape}", field=field, value=text)
         return cls(host, port)
 
     @property

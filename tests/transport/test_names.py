@@ -94,6 +94,11 @@ def test_a_port_is_required_without_a_default(text):
         Address.parse(text)
 
 
+def test_a_port_after_a_bare_ipv6_address_is_asked_for_outside_of_brackets():
+    with pytest.raises(ConfigError, match=r"explicit port required; write \[ADDRESS\]:PORT"):
+        Address.parse("::1:4420")
+
+
 def test_port_0_is_for_those_who_listen():
     assert Address.parse("host:0", allow_port_0=True) == Address("host", 0)
 
