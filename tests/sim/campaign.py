@@ -35,7 +35,7 @@ class Campaign:
 
 #: hypothesis forgets what it has learned of the space of plans; fresh starts look elsewhere.
 #: Each has the next of the `TURNS`.
-_BATCH = 50
+_BATCH = 32
 
 
 def campaign(seed: int, scenarios: int, *, shrink: bool = True) -> Campaign:

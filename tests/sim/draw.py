@@ -1,6 +1,8 @@
 """Plans, as hypothesis draws and shrinks them."""
 
-from typing import Final
+import enum
+from collections.abc import Mapping
+from typing import Any, Final
 
 import attrs
 from hypothesis import strategies as st
@@ -37,56 +39,148 @@ _FAULTS = (
     + [FaultKind.FREEZE, FaultKind.CRASH, FaultKind.CRASH]
     + [FaultKind.IMPOSTOR, FaultKind.REMAPPED, FaultKind.REMAP, FaultKind.REMAP]
     + [FaultKind.OTHER_HOST, FaultKind.OTHER_HOST]
-    + [FaultKind.SPOIL, FaultKind.STATUS]
+    + [FaultKind.SPOIL, FaultKind.STATUS, FaultKind.GROW, FaultKind.SHRINK]
 )
 _MESSAGES = [None, None, None, None, *MessageKind, MessageKind.R2T, MessageKind.COMMAND_DATA]
 _BREAKS = frozenset({FaultKind.CUT, FaultKind.DEAF})
+
+
+class Duel(enum.Enum):
+    """What callers do who are after the same LBA all the time."""
+
+    WRITERS = "all write"
+    READERS = "one writes, the others read"
+    KILLED = "all write, and most are killed"
+    EDGES = "all write parts of it"
 
 
 @attrs.frozen
 class Turn:
     """What the scenarios of a batch must have: the kind of their first fault, and where.
 
-    `volatile` is that of all namespaces' caches, None for any; with `accept` what is lost is given
-    up.
+    `volatile` is that of all namespaces' caches, None for any; `given` are fields of `Plan`, and
+    `struck` of that fault.
     """
 
     kind: FaultKind | None = None
     on: MessageKind | None = None
     volatile: bool | None = None
-    accept: bool = False
+    duel: Duel | None = None
+    given: Mapping[str, Any] = attrs.field(factory=dict)
+    struck: Mapping[str, Any] = attrs.field(factory=dict)
 
+
+_GHOSTLY: Final[Mapping[str, Any]] = {
+    "sloppy": True,
+    "cross_reset": False,
+    "slow": 40,
+    "by_hand_ms": 0,
+    "reconnect_delay_s": 0.5,
+    "kato_s": 2,
+}
+_LINGERING: Final[Mapping[str, Any]] = {
+    "queues": Queues.ALL,
+    "outage": Outage.NONE,
+    "duration_ms": 0,
+    "linger": 100,
+}
+_LONG_OUTAGE: Final[Mapping[str, Any]] = {
+    "queues": Queues.ALL,
+    "outage": Outage.REFUSE,
+    "duration_ms": 3000,
+}
 
 #: Left alone, hypothesis draws much of one thing and little of another, as its version and the
 #: modules that happen to be loaded have it.  With turns, no kind of fault is ever left out.
 TURNS: Final = (
     *(Turn(FaultKind.CUT, on) for on in MessageKind),
     Turn(),
-    Turn(FaultKind.CRASH, MessageKind.C2H_DATA, volatile=True),
     *(
-        Turn(kind, volatile=False if kind is FaultKind.OTHER_HOST else None)
+        Turn(kind)
         for kind in FaultKind
-        if kind not in {FaultKind.CUT, FaultKind.CRASH}
+        if kind not in {FaultKind.CUT, FaultKind.CRASH, FaultKind.OTHER_HOST}
     ),
-    Turn(),
-    Turn(FaultKind.CRASH, MessageKind.C2H_DATA, volatile=True, accept=True),
+    Turn(FaultKind.OTHER_HOST, volatile=False, duel=Duel.EDGES, given={"slow": 40}),
+    # What was read must not be gone for the next reader.
+    Turn(FaultKind.CRASH, MessageKind.C2H_DATA, volatile=True),
+    Turn(FaultKind.CRASH, MessageKind.C2H_DATA, volatile=True, given={"accept": True}),
+    Turn(
+        FaultKind.CRASH,
+        MessageKind.C2H_DATA,
+        volatile=True,
+        duel=Duel.READERS,
+        given={"slow": 0},
+    ),
+    # Ghosts, and who keeps them off.
+    Turn(FaultKind.CUT, duel=Duel.WRITERS, given=_GHOSTLY, struck=_LINGERING),
+    Turn(
+        FaultKind.CUT,
+        duel=Duel.WRITERS,
+        given={**_GHOSTLY, "tbkas": False, "cqt_ms": 700},
+        struck=_LINGERING,
+    ),
+    Turn(
+        FaultKind.CUT,
+        duel=Duel.WRITERS,
+        given={**_GHOSTLY, "cross_reset": True},
+        struck={**_LINGERING, "queues": Queues.IO},
+    ),
+    Turn(FaultKind.CUT, duel=Duel.WRITERS, given={**_GHOSTLY, "kato_s": 0}, struck=_LINGERING),
+    Turn(given={"kato_s": 0}),
+    Turn(duel=Duel.KILLED, given={"slow": 40}),
+    # Limits.
+    *(
+        Turn(FaultKind.CUT, given=limit, struck=_LONG_OUTAGE)
+        for limit in (
+            {"fast_io_fail_ms": 300},
+            {"loss_timeout_ms": 700},
+            {"replay_limit_ms": 500, "sloppy": False},
+        )
+    ),
+    Turn(
+        FaultKind.CUT,
+        duel=Duel.WRITERS,
+        given={**_GHOSTLY, "fast_io_fail_ms": 0},
+        struck=_LINGERING,
+    ),
+    Turn(
+        FaultKind.CUT,
+        duel=Duel.WRITERS,
+        given={**_GHOSTLY, "loss_timeout_ms": 200},
+        struck={**_LINGERING, "outage": Outage.REFUSE, "duration_ms": 600},
+    ),
 )
+_IN_TURN: Final = Turn()
+#: What makes a namespace another one: nobody may connect to that as if it were new.
+_OTHERS: Final = {
+    FaultKind.IMPOSTOR,
+    FaultKind.REMAPPED,
+    FaultKind.REMAP,
+    FaultKind.GROW,
+    FaultKind.SHRINK,
+}
 
 
 @st.composite
-def plans(draw: DrawFn, turn: Turn = TURNS[-2]) -> Plan:
+def plans(draw: DrawFn, turn: Turn = _IN_TURN) -> Plan:
     """A whole scenario."""
     allowed = [shape for shape in _SHAPES if turn.volatile in {None, shape.volatile}]
     shapes = tuple(draw(st.lists(st.sampled_from(allowed), min_size=1, max_size=2)))
-    ops = _ops(shapes)
-    workers = tuple(
-        tuple(draw(st.lists(ops, min_size=1, max_size=14))) for _ in range(draw(st.integers(1, 4)))
-    )
+    if turn.duel is None:
+        ops = _ops(shapes)
+        workers = tuple(
+            tuple(draw(st.lists(ops, min_size=1, max_size=14)))
+            for _ in range(draw(st.integers(1, 4)))
+        )
+    else:
+        workers = draw(_duels(turn.duel, shapes[0]))
     faults = tuple(draw(st.lists(_faults(), min_size=1, max_size=4)))
     if turn.kind is not None:
-        faults = (draw(_faults(turn.kind, turn.on)), *faults[1:])
+        first = attrs.evolve(draw(_faults(turn.kind, turn.on, turn.duel)), **turn.struck)
+        # What else goes wrong makes way for a duel.
+        faults = (first, *(faults[1:] if turn.duel is None else ()))
     by_hand = draw(st.sampled_from([0, 0, 300, 2000]))
-    return Plan(
+    plan = Plan(
         shapes=shapes,
         workers=workers,
         faults=faults,
@@ -99,11 +193,57 @@ def plans(draw: DrawFn, turn: Turn = TURNS[-2]) -> Plan:
         max_transfer_bytes=draw(st.sampled_from([8192, 16384])),
         flow_control=draw(st.booleans()),
         kato_s=draw(st.sampled_from([2, 1, 3])),
+        tbkas=draw(st.sampled_from([True, True, False])),
+        cqt_ms=draw(st.sampled_from([0, 0, 700])),
         reconnect_delay_s=0.0 if by_hand else draw(st.sampled_from([0.5, 1.0, 4.0])),
         by_hand_ms=by_hand,
-        accept=turn.accept or draw(st.sampled_from([False, False, True])),
+        accept=draw(st.sampled_from([False, False, True])),
         slow=draw(st.sampled_from([0, 10, 40])),
     )
+    plan = attrs.evolve(plan, **turn.given)
+    if plan.loss_timeout_ms is not None:
+        plan = attrs.evolve(
+            plan, faults=tuple(fault for fault in faults if fault.kind not in _OTHERS)
+        )
+    return plan
+
+
+@st.composite
+def _duels(draw: DrawFn, duel: Duel, shape: Shape) -> tuple[tuple[Op, ...], ...]:
+    """A few callers at the first LBA.
+
+    Writers are done before an old copy lands, if nothing holds them back: it would be the last.
+    """
+    cells = shape.lba_bytes // CELL_BYTES
+    reads = duel is Duel.READERS
+    thinks, shortest, longest = [0, 10, 60, 400], 2, 6
+    if reads:
+        thinks, shortest, longest = [0, 1, 3], 10, 16
+    elif duel is Duel.KILLED:
+        thinks, shortest, longest = [0, 1, 3, 60], 10, 16
+    patience: list[int | None] = [4, 30, None] if duel is Duel.KILLED else [None]
+    most = cells - 1 if duel is Duel.EDGES else 0
+
+    def some(*kinds: OpKind) -> SearchStrategy[tuple[Op, ...]]:
+        op = st.builds(
+            lambda kind, think, patience_ms, skip: Op(
+                kind,
+                0,
+                skip,
+                1 if most else cells,
+                think_ms=think,
+                patience_ms=None if kind is OpKind.READ else patience_ms,
+            ),
+            st.sampled_from(kinds),
+            st.sampled_from(thinks),
+            st.sampled_from(patience),
+            st.integers(0, most),
+        )
+        return st.lists(op, min_size=shortest, max_size=longest).map(tuple)
+
+    writer = some(OpKind.WRITE)
+    other = some(OpKind.READ) if reads else some(OpKind.WRITE, OpKind.WRITE, OpKind.READ)
+    return (draw(writer), *(draw(other) for _ in range(draw(st.integers(1, 3)))))
 
 
 def _ops(shapes: tuple[Shape, ...]) -> SearchStrategy[Op]:
@@ -138,10 +278,15 @@ def _ops_of(draw: DrawFn, index: int, shape: Shape) -> Op:
 
 @st.composite
 def _faults(
-    draw: DrawFn, given: FaultKind | None = None, given_on: MessageKind | None = None
+    draw: DrawFn,
+    given: FaultKind | None = None,
+    given_on: MessageKind | None = None,
+    duel: Duel | None = None,
 ) -> Fault:
     kind = given or draw(st.sampled_from(_FAULTS))
-    on = given_on or (draw(st.sampled_from(_MESSAGES)) if kind in _BREAKS else None)
+    on = given_on
+    if on is None and duel is None and kind in _BREAKS:
+        on = draw(st.sampled_from(_MESSAGES))
     if kind is FaultKind.CRASH and given is None:
         # Just after somebody has read: what was read must not be gone for the next one.
         on = draw(st.sampled_from([None, MessageKind.C2H_DATA, MessageKind.C2H_DATA]))
@@ -155,7 +300,8 @@ def _faults(
             queues=Queues.ADMIN,
             duration_ms=draw(st.sampled_from([300, 2000])),
         )
-    nth = draw(st.integers(0, 5 if given_on is None else 2)) if on is not None else 0
+    most = 30 if duel is not None else 5 if given_on is None else 2
+    nth = draw(st.integers(0, most)) if on is not None else 0
     queues = [Queues.ALL, Queues.IO] if given_on is not None else list(Queues)
     return Fault(
         kind=kind,

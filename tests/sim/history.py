@@ -62,7 +62,11 @@ class Record:
     fua: bool
     invoked: float
     returned: float = NEVER
+    #: In seconds.
+    invoked_at: float = 0.0
     cancelled: bool = False
+    #: When the caller went without an answer: killed, or with an error that leaves it open.
+    left: float = NEVER
     #: An fsync that was told of a loss: it says nothing about what is durable.
     failed: bool = False
     #: Of a read.
@@ -122,6 +126,10 @@ class History:
     def respond(self, record: Record) -> None:
         """A call has returned, well."""
         record.returned = self.tick()
+
+    def leave(self, record: Record) -> None:
+        """The caller has gone, and does not know."""
+        record.left = self.tick()
 
     def find(self, value: int) -> Record | None:
         """The write that leaves this value."""

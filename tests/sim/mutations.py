@@ -187,6 +187,50 @@ MUTATIONS: Final = (
             ),
         ),
     ),
+    Mutation(
+        "CQT is not waited for",
+        (("nvmf_host/fencing.py", "* self.kato_s + self.cqt_s\n", "* self.kato_s\n"),),
+    ),
+    Mutation(
+        "without KATO, time lifts a fence",
+        (
+            (
+                "nvmf_host/fencing.py",
+                "            return None\n        return (",
+                "            return 0.5\n        return (",
+            ),
+        ),
+    ),
+    Mutation(
+        "a quarantine ends with its node",
+        (
+            (
+                "nvmf_host/quarantine.py",
+                "        for one in self.ranges():\n            self._pass_on(one)\n",
+                "        self._heir = None\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "the replay limit is not looked at",
+        (
+            (
+                "nvmf_host/roster.py",
+                "            and namespace.has_waiting_changes\n        ):",
+                "            and False\n        ):",
+            ),
+        ),
+    ),
+    Mutation(
+        "a namespace that is smaller goes on",
+        (
+            (
+                "nvmf_host/verdict.py",
+                "    elif now.size_lbas < was.size_lbas:\n",
+                "    elif now.size_lbas < was.size_lbas and False:\n",
+            ),
+        ),
+    ),
 )
 
 

@@ -12,8 +12,9 @@ over all orders decides, in which a loss may take the register back to what was 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Final
 
 import attrs
@@ -38,14 +39,21 @@ class _Cluster:
     wanted: bool
 
 
-def register_fault(writes: Sequence[Access], reads: Iterable[Access]) -> str | None:
+def register_fault(
+    writes: Sequence[Access],
+    reads: Iterable[Access],
+    landed_by: Mapping[int, float] = MappingProxyType({}),
+) -> str | None:
     """Why these accesses to one register cannot be ordered, or None.
 
-    A write that never ended may have happened or not.
+    A write that never ended may have happened or not; `landed_by` says of some, by their values,
+    until when, if at all.
     """
     clusters = {INITIAL: _Cluster(*_BEGINNING[:1], _BEGINNING[0], _BEGINNING[1], wanted=True)}
     for value, began, ended in writes:
         clusters[value] = _Cluster(began, began, ended, wanted=ended != NEVER)
+    for value, by in landed_by.items():
+        clusters[value].first_end = min(clusters[value].first_end, by)
     for value, began, ended in reads:
         cluster = clusters.get(value)
         if cluster is None:
@@ -142,6 +150,7 @@ def find_fault(history: History, *, losses_admitted: bool) -> str | None:
         return history.faults[0]
     writes: dict[tuple[int, int], list[Access]] = defaultdict(list)
     reads: dict[tuple[int, int], list[Access]] = defaultdict(list)
+    changes: dict[tuple[int, int], list[Record]] = defaultdict(list)
     for record in history.records:
         space, start = record.namespace, record.start
         began, ended = record.invoked, record.returned
@@ -149,11 +158,12 @@ def find_fault(history: History, *, losses_admitted: bool) -> str | None:
             access = (record.written, began, ended)
             for cell in range(start, start + record.cells):
                 writes[space, cell].append(access)
+                changes[space, cell].append(record)
         elif record.kind is OpKind.READ and ended != NEVER:
             for cell, value in enumerate(record.values, start):
                 reads[space, cell].append((value, began, ended))
     for place, of_cell in reads.items():
-        why = register_fault(writes[place], of_cell)
+        why = register_fault(writes[place], of_cell, landed_by(changes[place]))
         if why is None:
             continue
         if history.losses and not register_fault_with_losses(
@@ -162,6 +172,21 @@ def find_fault(history: History, *, losses_admitted: bool) -> str | None:
             continue
         return f"namespace {place[0]}, cell {place[1]}: {why}\n{_story(history, *place)}"
     return None
+
+
+def landed_by(changes: Sequence[Record]) -> dict[int, float]:
+    """Until when those land whose callers went without an answer, by what they leave.
+
+    Old copies keep newer changes of the same LBAs waiting: once one is done that began after the
+    caller had gone, nothing older lands any more.
+    """
+    return {
+        gone.written: min(
+            (newer.returned for newer in changes if newer.invoked > gone.left), default=NEVER
+        )
+        for gone in changes
+        if gone.left != NEVER
+    }
 
 
 def _events(history: History, namespace: int, cell: int, *, losses_admitted: bool) -> list[_Event]:

@@ -63,6 +63,10 @@ class FaultKind(enum.Enum):
     SPOIL = "spoil"
     #: A command fails with a status that calls for another try.
     STATUS = "status"
+    #: Namespaces grow under the host's eyes, and somebody uses what is new.
+    GROW = "grow"
+    #: Namespaces are smaller for a while: what is beyond the end fails, what waits goes on waiting.
+    SHRINK = "shrink"
 
     def __repr__(self) -> str:
         return str(self)
@@ -122,6 +126,11 @@ class Fault:
     linger: int = 0
 
 
+#: How many LBAs a namespace has while it is small, and how many more once it has grown.
+SMALL_LBAS: Final = 3
+GROWTH_LBAS: Final = 4
+
+
 @attrs.frozen
 class Shape:
     """One namespace."""
@@ -150,7 +159,18 @@ class Plan:
     in_capsule_bytes: int = 4096
     max_transfer_bytes: int = 8192
     flow_control: bool = False
+    #: 0: none; then somebody vouches for old controllers, once they have stopped.
     kato_s: int = 2
+    #: Any command restarts the controller's timer; it notices a loss later than without.
+    tbkas: bool = True
+    #: How much longer a controller may take to quiesce, as it says.
+    cqt_ms: int = 0
+    #: What waits fails so long after a loss, None for never.
+    fast_io_fail_ms: int | None = None
+    #: The controller is given up so long after a loss, None for never; a hand connects it again.
+    loss_timeout_ms: int | None = None
+    #: Writes that waited for longer wait for a hand, None for ten minutes.
+    replay_limit_ms: int | None = None
     #: 0: by hand only.
     reconnect_delay_s: float = 1.0
     #: How often a hand reconnects, 0 for never.

@@ -39,6 +39,14 @@ class Medium:
         self.view = bytearray(content(self.number, INITIAL, 0, self.size_bytes // CELL_BYTES))
         self.durable = bytearray(self.view)
 
+    def grow(self, length: int) -> None:
+        """More LBAs, which nobody has written."""
+        cells = length // CELL_BYTES
+        new = content(self.number, INITIAL, self.size_bytes // CELL_BYTES, cells)
+        self.view += new
+        self.durable += new
+        self.size_bytes += length
+
     def put(self, offset: int, data: bytes, *, fua: bool) -> None:
         """Writes whole LBAs."""
         self.view[offset : offset + len(data)] = data
@@ -96,11 +104,14 @@ class Pace:
     slow: int
     #: A fence stands this long after the last byte of the host.
     fence_s: float
-    kato_s: float
+    #: What arrives late lands so long after that, at most.
+    late_s: float
     #: Until then commands may arrive that were sent long ago: they land within KATO.
     thawed_until: float = 0.0
     #: Whether the host has an association again.
     host_is_back: Callable[[], bool] = bool
+    #: Why a write may not arrive now, "" where it may.
+    refusal: Callable[[Record], str] = lambda _: ""
 
     def draw_s(self) -> float:
         """How long one command takes."""
@@ -110,7 +121,7 @@ class Pace:
 
     def latest(self, began_at: float) -> float:
         """When a command that began then has landed."""
-        limit_s = self.kato_s if began_at < self.thawed_until else self.fence_s
+        limit_s = self.late_s if began_at < self.thawed_until else self.fence_s
         return began_at + limit_s - _MARGIN_S
 
 
@@ -127,7 +138,6 @@ class SimStore:
         foreign: bool = False,
     ) -> None:
         self.medium = medium
-        self.size_bytes = medium.size_bytes
         self.read_only = False
         self.volatile_cache = medium.volatile
         self.inline: InlineStore | None = None
@@ -140,6 +150,11 @@ class SimStore:
         self._dead = trio.Event()
         self._operations: dict[_Operation, None] = {}
         self._seen: set[int] = set()
+
+    @property
+    def size_bytes(self) -> int:
+        """What the medium has room for."""
+        return self.medium.size_bytes
 
     def kill(self) -> None:
         """The process is gone: nothing that was begun touches the medium any more."""
@@ -173,7 +188,13 @@ class SimStore:
         self._admit("write")
         whole = bytes(data)
         record = self._look(whole, offset)
+        for value in set(values_of(self.medium.number, whole, offset // CELL_BYTES)):
+            one = self._history.find(value)
+            if one is not None and (refusal := self._pace.refusal(one)):
+                self._history.faults.append(f"{one}: {refusal}")
         half = self._part(len(whole))
+        # All of it lands in the time that one command has.
+        began_at = trio.current_time()
         landed = await self._operate(
             lambda: self.medium.put(offset, whole[:half], fua=fua), changes=True, record=record
         )
@@ -182,6 +203,7 @@ class SimStore:
                 lambda: self.medium.put(offset + half, whole[half:], fua=fua),
                 changes=True,
                 record=record,
+                began_at=began_at,
             )
 
     async def write_zeroes(self, offset: int, length: int, *, deallocate: bool, fua: bool) -> None:
@@ -202,11 +224,18 @@ class SimStore:
         """The medium stays."""
 
     async def _operate(
-        self, effect: Callable[[], object], *, changes: bool, record: Record | None = None
+        self,
+        effect: Callable[[], object],
+        *,
+        changes: bool,
+        record: Record | None = None,
+        began_at: float | None = None,
     ) -> bool:
         """Takes its time, then does it; False where the process died before."""
         now = trio.current_time()
-        operation = _Operation(now, now + self._pace.draw_s(), changes)
+        began_at = now if began_at is None else began_at
+        lands_at = min(now + self._pace.draw_s(), max(now, self._pace.latest(began_at)))
+        operation = _Operation(began_at, lands_at, changes)
         self._operations[operation] = None
         # Like a command in a thread or in a disk: once begun, nobody can call it back.
         with trio.CancelScope(shield=True):

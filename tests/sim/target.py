@@ -17,7 +17,7 @@ from nvmf_transport.nvme import Cns
 
 from .history import History
 from .network import SimNetwork
-from .plan import Plan
+from .plan import GROWTH_LBAS, SMALL_LBAS, Plan
 from .store import Medium, Pace, SimStore
 
 ADDRESS = Address("sim", 4420)
@@ -25,6 +25,8 @@ SUBNQN = "nqn.2014-08.org.nvmexpress:uuid:6f0dd9b3-0c8e-4c5a-8f6c-3a0000000001"
 #: How long a target keeps I/O off namespaces that it changed while a host is connected.
 _SETTLING_S = 0.05
 _IMPOSTOR = 0x40000000
+#: Without KATO, time says nothing of a controller; this is how long one takes here.
+_WITHOUT_KATO_S = 2.0
 
 
 class SimNamespace(Namespace):
@@ -47,6 +49,8 @@ class SimSubsystem(NvmSubsystem):
     sloppy = False
     swapped = False
     cross_reset = False
+    tbkas = True
+    cqt_ms = 0
 
     async def wait_for_lost(self, hostid: bytes) -> bool:
         """Waits for nothing where sloppy."""
@@ -56,14 +60,16 @@ class SimSubsystem(NvmSubsystem):
         return await super().wait_for_lost(hostid)
 
     def identify(self, association: Association, cns: int, nsid: int) -> bytes:
-        """No time to quiesce: what has begun lands within the time that a fence stands.
+        """No more time to quiesce than told: what has begun lands while a fence stands.
 
         Without Cross-Controller Reset hosts have to fence by themselves.
         """
         data = super().identify(association, cns, nsid)
         if cns != Cns.CONTROLLER:
             return data
-        fields = attrs.evolve(IdentifyController.unpack(data), cqt=0)
+        fields = attrs.evolve(IdentifyController.unpack(data), cqt=self.cqt_ms)
+        if not self.tbkas:
+            fields = attrs.evolve(fields, ctratt=fields.ctratt & ~IdentifyController.CTRATT_TBKAS)
         if not self.cross_reset:
             fields = attrs.evolve(fields, ciu=0, cirn=0)
         return fields.pack()
@@ -80,8 +86,13 @@ class Target:
         history: History,
         counts: "Counter[str]",
     ) -> None:
+        cqt_s = plan.cqt_ms / 1000
+        kato_s = plan.kato_s or _WITHOUT_KATO_S
         self.pace = Pace(
-            random.Random(plan.schedule + 1), plan.slow, 3.0 * plan.kato_s, plan.kato_s
+            random.Random(plan.schedule + 1),
+            plan.slow,
+            (3.0 if plan.tbkas else 2.0) * kato_s + cqt_s,
+            kato_s + cqt_s,
         )
         self.media = [
             Medium(number, shape.lba_bytes * shape.size_lbas, shape.lba_bytes, shape.volatile)
@@ -95,7 +106,7 @@ class Target:
         self._counts = counts
         self._stores: list[SimStore] = []
         self._process: trio.CancelScope | None = None
-        self._life = 0
+        self._small = False
 
     @property
     def up(self) -> bool:
@@ -120,6 +131,8 @@ class Target:
         )
         subsystem.sloppy = plan.sloppy
         subsystem.cross_reset = plan.cross_reset
+        subsystem.tbkas = plan.tbkas
+        subsystem.cqt_ms = plan.cqt_ms
         order = list(range(len(self.media)))
         if remapped and len(order) > 1:
             order[0], order[1] = order[1], order[0]
@@ -168,6 +181,28 @@ class Target:
         subsystem.swapped = not subsystem.swapped
         return True
 
+    def grow(self) -> None:
+        """All namespaces have more LBAs, and hosts are told."""
+        for medium in self.media:
+            medium.grow(GROWTH_LBAS * medium.lba_bytes)
+        self._resize()
+
+    def shrink(self, *, small: bool) -> None:
+        """Namespaces have few LBAs, or all again, and hosts are told."""
+        self._small = small
+        self._resize()
+
+    def _resize(self) -> None:
+        """What the media hold stays."""
+        if self.subsystem is not None:
+            for nsid, namespace in self.subsystem.namespaces.items():
+                self.subsystem.resize_namespace(nsid, self._size_lbas(namespace))
+
+    def _size_lbas(self, namespace: Namespace) -> int:
+        if self._small:
+            return SMALL_LBAS
+        return namespace.store.size_bytes // namespace.lba_bytes
+
     def linger(self, percent: int) -> None:
         """Puts off what the media are at."""
         for store in self._stores:
@@ -191,6 +226,7 @@ class Target:
             nsid, store, shape.lba_bytes, uuid=uuid.UUID(int=medium.number << 64 | 0xD15C)
         )
         namespace.noiob_lbas = shape.noiob_lbas
+        namespace.size_lbas = self._size_lbas(namespace)
         return namespace
 
     def _like(self, old: Namespace, nsid: int) -> SimNamespace:
@@ -200,4 +236,5 @@ class Target:
         old.store.ready_at = trio.current_time() + _SETTLING_S
         new = SimNamespace(nsid, old.store, old.lba_bytes, uuid=old.uuid)
         new.noiob_lbas = old.noiob_lbas
+        new.size_lbas = old.size_lbas
         return new

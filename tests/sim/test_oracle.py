@@ -45,6 +45,19 @@ def test_a_write_that_nobody_acknowledged_may_happen_late_or_never():
     assert find_fault(never, losses_admitted=True) is None
 
 
+def test_it_may_not_happen_after_a_newer_one_that_began_when_its_caller_had_gone():
+    calls = (WRITE, 0, 1, NEVER), (WRITE, 0, 4, 5), (READ, 2, 6, 7), (READ, 1, 8, 9)
+    went_before, went_after = one_cell(*calls), one_cell(*calls)
+    went_before.records[0].left = 3
+    went_after.records[0].left = 4.5
+    in_time = one_cell((WRITE, 0, 1, NEVER), (READ, 1, 4, 5), (WRITE, 0, 6, 7), (READ, 3, 8, 9))
+    in_time.records[0].left = 3
+
+    assert "came back" in (find_fault(went_before, losses_admitted=True) or "")
+    assert find_fault(went_after, losses_admitted=True) is None
+    assert find_fault(in_time, losses_admitted=True) is None
+
+
 def test_it_may_not_happen_twice():
     history = one_cell(
         (WRITE, 0, 1, NEVER), (READ, 1, 3, 4), (WRITE, 0, 5, 6), (READ, 3, 7, 8), (READ, 1, 9, 10)
