@@ -1,5 +1,6 @@
 """Addresses as people type them, and NQNs."""
 
+import re
 import uuid
 
 import pytest
@@ -88,15 +89,20 @@ def test_not_addresses(text):
     assert caught.value.value == text.strip()
 
 
-@pytest.mark.parametrize("text", ["host", "1.2.3.4", "::1", "[::1]"])
-def test_a_port_is_required_without_a_default(text):
-    with pytest.raises(ConfigError, match="explicit port required; write ADDRESS:PORT"):
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        ("host", "ADDRESS:PORT"),
+        ("1.2.3.4", "ADDRESS:PORT"),
+        ("::1", "[ADDRESS]:PORT"),
+        ("[::1]", "[ADDRESS]:PORT"),
+        # It is taken for an address without a port.
+        ("::1:4420", "[ADDRESS]:PORT"),
+    ],
+)
+def test_a_port_is_required_without_a_default(text, shape):
+    with pytest.raises(ConfigError, match=re.escape(f"explicit port required; write {shape}")):
         Address.parse(text)
-
-
-def test_a_port_after_a_bare_ipv6_address_is_asked_for_outside_of_brackets():
-    with pytest.raises(ConfigError, match=r"explicit port required; write \[ADDRESS\]:PORT"):
-        Address.parse("::1:4420")
 
 
 def test_port_0_is_for_those_who_listen():
