@@ -52,11 +52,14 @@ class DiscoverySubsystem(Subsystem):
         self._trtype = trtype
         self._portals: tuple[Portal, ...] = ()
         self._genctr = 0
+        #: What was told at each of our addresses since it last changed: hosts read it in pieces.
+        self._logs: dict[Endpoint, bytes] = {}
 
     def set_portals(self, portals: Sequence[Portal]) -> None:
         """Replaces what the log tells; the generation counter tells hosts that it changed."""
         self._portals = tuple(portals)
         self._genctr += 1
+        self._logs.clear()
 
     def identify(self, association: "Association", cns: int, nsid: int) -> bytes:
         """Identify; a discovery controller has nothing but itself to show."""
@@ -76,6 +79,11 @@ class DiscoverySubsystem(Subsystem):
                 raise CommandError(INVALID_LOG_PAGE.with_dnr())
 
     def _log(self, reached_at: Endpoint) -> bytes:
+        if reached_at not in self._logs:
+            self._logs[reached_at] = self._made_log(reached_at)
+        return self._logs[reached_at]
+
+    def _made_log(self, reached_at: Endpoint) -> bytes:
         entries = [
             self._entry(number, portal, reached_at)
             for number, portal in enumerate(self._portals, start=1)
