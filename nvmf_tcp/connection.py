@@ -234,7 +234,9 @@ class TcpConnection(abc.ABC, Generic[EventT]):
                 return
             self._in_place = False
         else:
-            self._after_in_place = False
+            # Inside a PDU it was the digest of what was received in place, and the next one's head
+            # is still to come.
+            self._after_in_place = self._after_in_place and self._layout is not None
             self._end += count
         start, end = self._start, self._end
         while True:
