@@ -222,22 +222,25 @@ def _duels(draw: DrawFn, duel: Duel, shape: Shape) -> tuple[tuple[Op, ...], ...]
     elif duel is Duel.KILLED:
         thinks, shortest, longest = [0, 1, 3, 60], 10, 16
     patience: list[int | None] = [4, 30, None] if duel is Duel.KILLED else [None]
-    most = cells - 1 if duel is Duel.EDGES else 0
+    parts = [(0, cells)]
+    if duel is Duel.EDGES:
+        # Inside the LBA, and across its end: that takes two reads before the write.
+        parts = [(0, 1), (1, 1), (cells - 1, 2), (cells - 1, 2), (cells - 2, 3)]
 
     def some(*kinds: OpKind) -> SearchStrategy[tuple[Op, ...]]:
         op = st.builds(
-            lambda kind, think, patience_ms, skip: Op(
+            lambda kind, think, patience_ms, part: Op(
                 kind,
                 0,
-                skip,
-                1 if most else cells,
+                part[0],
+                part[1],
                 think_ms=think,
                 patience_ms=None if kind is OpKind.READ else patience_ms,
             ),
             st.sampled_from(kinds),
             st.sampled_from(thinks),
             st.sampled_from(patience),
-            st.integers(0, most),
+            st.sampled_from(parts),
         )
         return st.lists(op, min_size=shortest, max_size=longest).map(tuple)
 

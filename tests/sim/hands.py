@@ -95,6 +95,8 @@ class Hands:
             await trio.sleep((self.plan.by_hand_ms or 500) / 1000)
             controller = self.controller
             if controller.closed.is_set():
+                # What it knew of volatile caches went with it, also where nobody was waiting.
+                self.history.given_up = True
                 await self._try(self.connect, "connections after a loss timeout")
             elif reconnects and controller.state is ControllerState.LOST:
                 await self._try(

@@ -27,7 +27,7 @@ MINIMUM: Final = {
     "found smaller": 80,
     "writes of another host": 6,
     "cache losses": 15,
-    "losses written again": 2,
+    "losses written again": 5,
     "losses given up": 2,
     "callers killed": 800,
     "unaligned writes": 500,

@@ -271,8 +271,6 @@ class Scenario:
                 self.counts["failed fast"] += 1
                 return lasted_ms >= plan.fast_io_fail_ms
             case NamespaceGoneError() if plan.loss_timeout_ms is not None:
-                # What it knew of volatile caches went with it.
-                self.history.given_up = True
                 self.counts["failed by the loss timeout"] += 1
                 return lasted_ms >= plan.loss_timeout_ms
             case CommandError() if self._shrinks and error.status.code == st.LBA_OUT_OF_RANGE.code:
