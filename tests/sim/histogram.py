@@ -5,7 +5,7 @@ from typing import Final
 
 #: In 1,000 scenarios.  Less would mean that the scenarios prove less than they seem to.
 MINIMUM: Final = {
-    "breaks inside command": 15,
+    "breaks inside command": 12,
     "breaks inside command with data": 7,
     "breaks inside R2T": 5,
     "breaks inside H2CData": 3,
@@ -14,7 +14,7 @@ MINIMUM: Final = {
     "cuts": 320,
     "deaf": 20,
     "freeze": 25,
-    "crash": 30,
+    "crash": 21,
     "impostor": 20,
     "remapped": 20,
     "remap": 15,
@@ -25,9 +25,9 @@ MINIMUM: Final = {
     "shrink": 20,
     "growth used": 60,
     "found smaller": 80,
-    "writes of another host": 6,
+    "writes of another host": 15,
     "cache losses": 15,
-    "losses written again": 5,
+    "losses written again": 3,
     "losses given up": 2,
     "callers killed": 800,
     "unaligned writes": 500,
@@ -41,7 +41,7 @@ MINIMUM: Final = {
     "failed fast": 140,
     "failed by the loss timeout": 29,
     "connections after a loss timeout": 19,
-    "replay limits": 5,
+    "replay limits": 3,
 }
 
 
