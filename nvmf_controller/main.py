@@ -27,7 +27,7 @@ from .fault_file import read_fault_plan
 from .faults import FaultPlan
 from .identity import default_subnqn
 from .server import Server, ServerConfig, serve
-from .subsystem import MAX_NAMESPACES, NvmSubsystem
+from .subsystem import MAX_NAMESPACES, ControllerConfig, NvmSubsystem
 from .subsystem_faults import lose_caches
 
 _log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ _EX_USAGE: Final = 64
 _EX_FAILURE: Final = 1
 _MIN_H2CDATA_BYTES: Final = 4096
 _MAX_H2CDATA_BYTES: Final = 1 << 20
+_MAX_IN_CAPSULE_BYTES: Final = 1 << 20
 _DEFAULT_ADDRESS: Final = "127.0.0.1"
 
 
@@ -51,6 +52,7 @@ class Options:
     volatile_cache: bool
     faults: FaultPlan | None
     maxh2cdata_bytes: int
+    config: ControllerConfig
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -110,6 +112,14 @@ class Options:
     metavar="BYTES",
     help="Most data in one PDU of a write (MAXH2CDATA).",
 )
+@click.option(
+    "--in-capsule",
+    type=int,
+    default=ControllerConfig().in_capsule_bytes,
+    show_default=True,
+    metavar="BYTES",
+    help="Most data of a write in its capsule; a host is asked for more by R2T (IOCCSZ).",
+)
 @click.option("-v", "--verbose", count=True, help="Say more: connections; -vv: every command.")
 @click.version_option(package_name="nvmf-fuse", prog_name="nvmfd")
 @click.argument("device", nargs=-1, required=True)
@@ -123,6 +133,7 @@ def command(
     volatile_cache: bool,
     faults: str | None,
     max_h2cdata: int,
+    in_capsule: int,
     verbose: int,
     device: tuple[str, ...],
 ) -> None:
@@ -149,11 +160,15 @@ def command(
         volatile_cache=volatile_cache,
         faults=faults,
         max_h2cdata=max_h2cdata,
+        in_capsule=in_capsule,
     )
     try:
         trio.run(_run, kind, options)
-    except* (NvmfError, OSError) as group:
-        raise StartupError(_first(group)) from None
+    except BaseExceptionGroup as group:
+        expected, others = group.split((NvmfError, OSError))
+        if expected is None or others is not None:
+            raise
+        raise StartupError(_first(expected)) from None
 
 
 class StartupError(Exception):
@@ -182,6 +197,7 @@ def _check(
     volatile_cache: bool,
     faults: str | None,
     max_h2cdata: int,
+    in_capsule: int,
 ) -> Options:
     """The command line's values; raises `ConfigError`."""
     addresses = [
@@ -206,6 +222,12 @@ def _check(
             field="MAXH2CDATA",
             value=max_h2cdata,
         )
+    if not 0 <= in_capsule <= _MAX_IN_CAPSULE_BYTES or in_capsule % 16:
+        raise ConfigError(
+            f"not allowed; give a multiple of 16 from 0 to {_MAX_IN_CAPSULE_BYTES}",
+            field="in-capsule data",
+            value=in_capsule,
+        )
     if len(devices) > MAX_NAMESPACES:
         raise ConfigError(
             f"at most {MAX_NAMESPACES} can be served; give fewer",
@@ -221,6 +243,7 @@ def _check(
         volatile_cache=volatile_cache,
         faults=None if faults is None else read_fault_plan(faults),
         maxh2cdata_bytes=max_h2cdata,
+        config=ControllerConfig(in_capsule_bytes=in_capsule),
     )
 
 
@@ -286,7 +309,7 @@ async def _serve(
     transport: Transport, options: Options, ending: trio.Event, nursery: trio.Nursery
 ) -> None:
     async with AsyncExitStack() as stack:
-        subsystem = NvmSubsystem(options.subnqn or default_subnqn())
+        subsystem = NvmSubsystem(options.subnqn or default_subnqn(), config=options.config)
         stack.callback(subsystem.close)
         for nsid, device in enumerate(options.devices, start=1):
             namespace = await open_namespace(

@@ -263,10 +263,18 @@ async def _data_of_connect(qpair: ControllerQueuePair, command: ReceivedCommand)
                 data = await qpair.receive_data(command)
             nursery.cancel_scope.cancel()
             return data
-    except* (DataDigestError, CommandError) as group:
-        raise ConnectRefusedError(DATA_TRANSFER_ERROR, f"data: {group.exceptions[0]}") from None
-    except* (trio.TooSlowError, TransportError) as group:
-        raise RemoteProtocolError(f"CONNECT: {group.exceptions[0]!r}") from group
+    except (DataDigestError, CommandError) as error:
+        raise ConnectRefusedError(DATA_TRANSFER_ERROR, f"data: {error}") from None
+    except BaseExceptionGroup as group:
+        # Not `except*`: CPython before 3.11.4 wraps what is raised there in a group again.
+        refused, others = group.split((DataDigestError, CommandError))
+        if refused is not None and others is None:
+            why = f"data: {refused.exceptions[0]}"
+            raise ConnectRefusedError(DATA_TRANSFER_ERROR, why) from None
+        lost, others = group.split((trio.TooSlowError, TransportError))
+        if lost is None or others is not None:
+            raise
+        raise RemoteProtocolError(f"CONNECT: {lost.exceptions[0]!r}") from group
 
 
 async def _refuse_commands(qpair: ControllerQueuePair) -> None:

@@ -78,6 +78,8 @@ def test_service_manager_is_told(start, tmp_path, monkeypatch):
         (("-n", "x" * 224, "ramdisk:1M"), 64, "224 bytes, 223 are allowed"),
         (("-t", "rdma", "ramdisk:1M"), 64, "rdma.*available: tcp"),
         (("-H", "4098", "ramdisk:1M"), 64, "4098"),
+        (("--in-capsule", "8", "ramdisk:1M"), 64, "in-capsule data 8: not allowed"),
+        (("--in-capsule", "2097152", "ramdisk:1M"), 64, "2097152"),
         (("ramdisk:1X",), 64, "1X"),
         (("--faults", __file__, "ramdisk:1M"), 64, "faults .*test_nvmfd.py: not TOML"),
         ((*ANY_PORT, "/nonexistent"), 1, "/nonexistent: No such file"),

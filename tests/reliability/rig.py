@@ -107,7 +107,9 @@ def rig(
                     file.truncate(mib << 20)
                 device = str(disk)
             volatile = ("--volatile-cache",) if kind == "nvmfd-volatile" else ()
-            arguments = (*volatile, *map(str, options), f"{device}:{lba_bytes}")
+            # With one LBA size longer writes are asked for by R2T, with the other none are.
+            in_capsule = ("--in-capsule", "4096") if lba_bytes == 512 else ()
+            arguments = (*volatile, *in_capsule, *map(str, options), f"{device}:{lba_bytes}")
             nvmfd = stack.enter_context(
                 programs.nvmfd("-n", SUBNQN, *arguments, log=folder / "nvmfd.log")
             )

@@ -10,7 +10,14 @@ import attrs
 import pytest
 import trio
 
-from nvmf_controller import Namespace, NvmSubsystem, RamDisk, parse_fault_plan, serve
+from nvmf_controller import (
+    ControllerConfig,
+    Namespace,
+    NvmSubsystem,
+    RamDisk,
+    parse_fault_plan,
+    serve,
+)
 from nvmf_host.host import open_host
 from nvmf_host.state import ControllerState, NamespaceState
 from nvmf_tcp import TcpTransport
@@ -108,7 +115,7 @@ SURVIVED = {
         'opcode = "read"\nnth = 1\naction = { do = "overlapping_data", bytes = 512 }'
     ),
     "R2T out of range": Case(
-        'opcode = "write"\nnth = 1\naction = { do = "bad_offset", add = 1048576 }'
+        'opcode = "write"\nnth = 1\naction = { do = "bad_offset", pdu = "R2T", add = 1048576 }'
     ),
     "bad PLEN": Case('opcode = "read"\nnth = 1\naction = { do = "bad_plen", add = 1048576 }'),
 }
@@ -118,7 +125,9 @@ SURVIVED = {
 async def connected(plan, **fields):
     """A controller of ours and this plan's target; gives it, its namespace and the host."""
     transport = TcpTransport()
-    subsystem = NvmSubsystem("nqn.2024-01.org.example:misbehaving")
+    # A piece goes in its capsule, or is asked for by R2T, as the rule needs it.
+    config = ControllerConfig(in_capsule_bytes=0 if "R2T" in plan else 1 << 20)
+    subsystem = NvmSubsystem("nqn.2024-01.org.example:misbehaving", config=config)
     subsystem.add_namespace(Namespace(1, RamDisk(1 << 20)))
     interfaces.register(transport)
     async with (
