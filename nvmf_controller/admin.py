@@ -50,6 +50,8 @@ class AdminQueue(Queue):
         counts = self.statistics.admin_commands
         while True:
             command = await self.qpair.receive()
+            if self.stopped:
+                return
             association.traffic = True
             self._taken += 1
             counts[command.sqe[0]] += 1

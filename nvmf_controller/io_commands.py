@@ -81,6 +81,8 @@ class IoQueue(Queue):
         handlers = self.handlers()
         while True:
             command = await receive()
+            if self.stopped:
+                return
             association.traffic = True
             self._taken += 1
             opcode, flags, nsid, slba, cdw12 = unpack(command.sqe)

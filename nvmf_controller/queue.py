@@ -56,6 +56,9 @@ class Queue(abc.ABC):
         self.sq_flow_control = sq_flow_control
         self.debug = _log.isEnabledFor(logging.DEBUG)
         self.statistics = association.subsystem.statistics
+        #: Nothing is begun any more, whatever is at hand: a command that is taken without a wait
+        #: would not notice that it is cancelled.
+        self.stopped = False
         self._taking = trio.CancelScope()
         self._commands = trio.CancelScope()
         #: Commands that run as tasks, by CID; a scope where Abort may still stop them.
@@ -69,6 +72,7 @@ class Queue(abc.ABC):
 
     def stop(self) -> None:
         """Takes no further command and begins nothing; those in threads run to their end."""
+        self.stopped = True
         self._taking.cancel()
         self._commands.cancel()
 
@@ -100,6 +104,7 @@ class Queue(abc.ABC):
                     task_status.started(nursery)
                     await trio.sleep_forever()
         finally:
+            self.stopped = True
             self.association.queue_ended(self)
 
     @property
@@ -135,7 +140,9 @@ class Queue(abc.ABC):
         call: Callable[..., Awaitable[None]],
         *args: object,
     ) -> bool:
-        """Runs a command that may have to wait as a task; False where its CID is in use."""
+        """Runs a command that may have to wait as a task; False where it is not to run."""
+        if self.stopped:
+            return False
         if self.is_outstanding(command.cid):
             self.fail(command, COMMAND_ID_CONFLICT.with_dnr())
             return False
