@@ -16,7 +16,7 @@ from nvmf_host.control import open_control
 from nvmf_host.host import Host, open_host
 from nvmf_host.identity import HostIdentity
 from nvmf_host.messages import ConnectRequest
-from nvmf_tcp import TcpTransport
+from nvmf_tcp import TcpTransport, poll_short_waits
 from nvmf_transport.errors import ConfigError, NvmfError
 
 from . import held, mount
@@ -100,6 +100,7 @@ async def _run(
     identity: HostIdentity,
     targets: Sequence[ConnectParams],
 ) -> int:
+    poll_short_waits()
     async with open_host(identity=identity) as host, open_control(host) as control:
 
         async def connect_all() -> None:

@@ -14,7 +14,7 @@ import attrs
 import click
 import trio
 
-from nvmf_tcp import TcpTransport
+from nvmf_tcp import TcpTransport, poll_short_waits
 from nvmf_transport import heap
 from nvmf_transport.address import Address
 from nvmf_transport.errors import ConfigError, NvmfError
@@ -263,6 +263,7 @@ def _distinct(devices: Sequence[Device]) -> tuple[Device, ...]:
 
 async def _run(transport: Transport, options: Options) -> None:
     heap.keep_freed()
+    poll_short_waits()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             ending = trio.Event()

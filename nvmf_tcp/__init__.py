@@ -7,5 +7,6 @@ without I/O; `driver`, `qpair` and `transport` run it over sockets under trio.
 from .layout import TcpOptions
 from .qpair import QueuePairStatistics
 from .transport import TcpTransport
+from .turn import poll_short_waits
 
-__all__ = ["QueuePairStatistics", "TcpOptions", "TcpTransport"]
+__all__ = ["QueuePairStatistics", "TcpOptions", "TcpTransport", "poll_short_waits"]

@@ -133,6 +133,9 @@ class Driver(Generic[EventT]):
         assert self._token is not None
         if connection.error is None and connection.wants_to_send:
             buffers = connection.data_to_send()
+            assert self._turn is not None
+            self._turn.sent_buffers += len(buffers)
+            self._turn.sent_bytes += connection.unsent_bytes
             try:
                 sent = self._sock.sendmsg(buffers if len(buffers) <= IOV_MAX else buffers[:IOV_MAX])
             except OSError:

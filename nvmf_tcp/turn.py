@@ -16,6 +16,8 @@ from typing import Final
 
 import trio
 
+from .short_waits import FEW_BUFFERS, FEW_BYTES, SMALL_TURNS, ShortWaits, of_this_run
+
 SWITCH: Final = "NVMF_SENDING_TASKS"
 
 _log = logging.getLogger(__name__)
@@ -26,6 +28,12 @@ class Turn(trio.abc.Instrument):
 
     def __init__(self) -> None:
         self._pending: list[Callable[[], None]] = []
+        #: How many buffers, and bytes, this turn has sent.
+        self.sent_buffers = 0
+        self.sent_bytes = 0
+        #: How many turns in a row, of those that sent anything, have sent little.
+        self._small_turns = 0
+        self._waits: ShortWaits | None = None
 
     @classmethod
     def current(cls) -> "Turn | None":
@@ -40,6 +48,10 @@ class Turn(trio.abc.Instrument):
             trio.lowlevel.add_instrument(turn)
             return turn
 
+    def poll_short_waits(self) -> None:
+        """See `short_waits`."""
+        self._waits = of_this_run()
+
     def at_end(self, send: Callable[[], None]) -> None:
         """Has `send` called, once, when the tasks of this turn have run.
 
@@ -50,12 +62,29 @@ class Turn(trio.abc.Instrument):
     def before_io_wait(self, timeout: float) -> None:
         """What trio calls; `timeout` is how long it is going to wait for I/O."""
         if self._pending:
+            self.sent_buffers = self.sent_bytes = 0
             pending, self._pending = self._pending, []
             for send in pending:
                 try:
                     send()
                 except Exception:  # noqa: BLE001  # trio would take the instrument away
                     _log.exception("sending failed")
+            small = self.sent_buffers <= FEW_BUFFERS and self.sent_bytes <= FEW_BYTES
+            self._small_turns = self._small_turns + 1 if small else 0
+        if self._waits is not None and timeout > 0:
+            self._waits.before(few=self._small_turns >= SMALL_TURNS)
+
+    def after_io_wait(self, timeout: float) -> None:
+        """What trio calls when it has waited."""
+        if self._waits is not None:
+            self._waits.after()
 
 
 _current: Final = trio.lowlevel.RunVar[Turn]("nvmf_tcp.turn")
+
+
+def poll_short_waits() -> None:
+    """Has the running event loop poll through short waits: for programs that do nothing but I/O."""
+    turn = Turn.current()
+    if turn is not None:
+        turn.poll_short_waits()
