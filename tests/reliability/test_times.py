@@ -142,7 +142,7 @@ def test_a_queue_that_acknowledges_and_never_answers_is_found_by_the_age_of_its_
     with contextlib.closing(Aio(on.node)) as aio:
 
         def lose() -> None:
-            on.proxy.freeze(queue=2)
+            on.proxy.freeze(queue=1)
             aio.submit(8)
 
         # It is looked at once a second.
