@@ -17,14 +17,25 @@ SHORT = "n gG"
 FULL = "n g G gG"
 
 
-@pytest.mark.parametrize("modes", [SHORT, pytest.param(FULL, marks=pytest.mark.full)])
-def test_a_kernel_uses_our_controller_without_complaint(kernel: str, modes: str, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("modes", "options"),
+    [
+        # Its writes come in their capsules ...
+        (SHORT, ()),
+        pytest.param(FULL, (), marks=pytest.mark.full),
+        # ... or by R2T, but for the shortest.
+        pytest.param(SHORT, ("--in-capsule", "8192"), marks=pytest.mark.full),
+    ],
+)
+def test_a_kernel_uses_our_controller_without_complaint(
+    kernel: str, modes: str, options: tuple[str, ...], tmp_path: Path
+):
     medium = tmp_path / "medium"
     with medium.open("wb") as file:
         file.truncate(96 << 20)
     devices: list[str | Path] = ["ramdisk:96M:512", "ramdisk:96M:4096", medium]
     with (
-        nvmfd(*devices, log=tmp_path / "nvmfd.log") as controller,
+        nvmfd(*options, *devices, log=tmp_path / "nvmfd.log") as controller,
         capture(controller.port, tmp_path / "capture.pcapng") as packets,
     ):
         settings = {
