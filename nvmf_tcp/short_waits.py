@@ -24,8 +24,8 @@ SWITCH: Final = "NVMF_NO_POLLING"
 LIMIT_NS: Final = 250_000
 #: As many waits in a row have to be short first.
 STREAK: Final = 2
-#: One command or response, with its data.
-FEW_BUFFERS: Final = 2
+#: One command or response: its head, its data and their digest.
+FEW_BUFFERS: Final = 3
 FEW_BYTES: Final = 64 * 1024
 #: So many turns in a row have to send no more than that: with many commands under way some do.
 SMALL_TURNS: Final = 8
