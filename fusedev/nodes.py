@@ -4,6 +4,7 @@ An inode number is given once and never again, so a handle or a cached entry of 
 cannot come to mean another one.  A node that is gone stays known until the kernel has forgotten it.
 """
 
+import abc
 import bisect
 import itertools
 import os
@@ -45,7 +46,7 @@ class Attributes:
 
 
 @attrs.define(eq=False, kw_only=True)
-class Node:
+class Node(abc.ABC):
     """Something with a name in the directory, or that had one."""
 
     inode: int
@@ -63,9 +64,9 @@ class Node:
         return self.accessed_ns
 
     @property
+    @abc.abstractmethod
     def mode(self) -> int:
         """File type and permissions."""
-        raise NotImplementedError
 
     def attributes(self) -> Attributes:
         """What `stat` says, now."""

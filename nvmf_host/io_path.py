@@ -125,8 +125,8 @@ class IoPath:
     def queue(self) -> HostQueue:
         """The first queue that is not busy, else the one with the fewest commands on it.
 
-        What is on one queue is sent and received together: spread over two, 32 commands took a
-        tenth more of the processor.
+        What is on one queue is sent and received together: spread over two, the 32 commands of
+        four readers took 7 % more of the processor, and 8 of 1 MiB each 8 %.
         """
         queues = self.queues
         best = queues[0]
