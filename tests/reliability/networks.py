@@ -18,7 +18,7 @@ from tests.programs import BIN, Mount, Nvmfd, run, running
 
 HOST_ADDRESS: Final = "10.213.77.1"
 TARGET_ADDRESS: Final = "10.213.77.2"
-_FD: Final = re.compile(r"fd=(\d+)")
+_SENT: Final = re.compile(r"\bbytes_sent:(\d+)")
 
 
 @attrs.frozen
@@ -77,14 +77,14 @@ class Network:
         self._in_target("ip", "link", "set", "cable1", "up")
 
     def ports(self, mount: Mount) -> list[int]:
-        """The host's port of each connection, in the order of making: the admin queue's first."""
-        said = run(*self.enter(self.host), "ss", "-tnpH", "state", "established").stdout
+        """The host's port of each connection: where it sent most comes first."""
+        said = run(*self.enter(self.host), "ss", "-OtnpiH", "state", "established").stdout
         found = [
             (int(match[1]), int(line.split()[2].rpartition(":")[2]))
             for line in said.splitlines()
-            if f"pid={mount.process.pid}," in line and (match := _FD.search(line))
+            if f"pid={mount.process.pid}," in line and (match := _SENT.search(line))
         ]
-        return [port for _, port in sorted(found)]
+        return [port for _, port in sorted(found, reverse=True)]
 
     @contextlib.contextmanager
     def nvmfd(self, *arguments: str | Path, log: Path) -> Iterator[Nvmfd]:

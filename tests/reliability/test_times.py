@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -89,16 +90,31 @@ def test_an_idle_peer_that_acknowledges_nothing_is_found_too(wired):
 
 def test_one_io_queue_that_is_not_acknowledged_is_found_within_kato_and_a_second(wired):
     with wired.connected("-k", str(_KATO_S), "-r", "1", "-i", "2") as node:
-        _, _, last = wired.cable.ports(wired.mount)
+        # One queue is filled first, and it is not always the one that was connected first.
+        for _ in range(100):
+            _head(node, 512)
+        busy, _, _ = wired.cable.ports(wired.mount)
         with contextlib.closing(Aio(node)) as aio:
 
             def lose() -> None:
-                wired.cable.silence_port(last)
-                # On both queues; the admin queue goes on as ever.
+                wired.cable.silence_port(busy)
+                # The admin queue goes on as ever.
                 aio.submit(8)
 
             assert detection_s(wired.mount, lose, within_s=10) < _KATO_S + 1
             assert set(aio.wait()) == {4096}
+
+
+def test_one_io_queue_that_is_silent_is_found_with_no_command_on_it(wired):
+    # Only the kernel's probes can find it, and they count in whole seconds.
+    kato_s = 2
+    with wired.connected("-k", str(kato_s), "-r", "1", "-i", "2") as node:
+        for _ in range(100):
+            _head(node, 512)
+        _, _, idle = wired.cable.ports(wired.mount)
+        lose = partial(wired.cable.silence_port, idle)
+        assert detection_s(wired.mount, lose, within_s=10) < kato_s + 1
+        assert _head(node, 512)
 
 
 def test_packets_that_are_lost_lose_nothing(wired):
