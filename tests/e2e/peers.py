@@ -99,7 +99,10 @@ CONFIGS: Final = {
 
 
 #: Digests that are granted, where not both.
-SERVERS: Final = {"no_digests": ServerConfig(header_digest=False, data_digest=False)}
+SERVERS: Final = {
+    "no_header_digest": ServerConfig(header_digest=False),
+    "no_data_digest": ServerConfig(data_digest=False),
+}
 
 
 async def _controller(

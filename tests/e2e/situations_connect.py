@@ -112,7 +112,7 @@ CONNECT: Final = (
 def _digest(option: str, flag: str, kind: str) -> Situation:
     return Situation(
         what=f"a {kind} digest that is demanded and not granted",
-        command=f"nvmecontrol connect {flag} {{no_digests}} {{nqn}}",
+        command=f"nvmecontrol connect {flag} {{no_{kind}_digest}} {{nqn}}",
         code=74,
         says=f"{option}: the controller does not grant the {kind} digest that was asked for; "
         "connect without, or enable it at the controller",

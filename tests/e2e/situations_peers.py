@@ -76,7 +76,7 @@ ADDRESSES: Final = (
     ),
     Situation(
         what="a local address of another machine",
-        command="nvmecontrol connect -w 192.0.2.1 {live} {nqn}",
+        command="nvmecontrol connect -w 192.0.2.1 127.0.0.1:1 {nqn}",
         code=64,
         says="--host-traddr 192.0.2.1: cannot use this local address: "
         "Cannot assign requested address; give one of this machine's",
@@ -86,7 +86,7 @@ ADDRESSES: Final = (
     ),
     Situation(
         what="no such interface",
-        command="nvmecontrol connect -f no-such0 {live} {nqn}",
+        command="nvmecontrol connect -f no-such0 127.0.0.1:2 {nqn}",
         code=64,
         says="--host-iface no-such0: cannot use this interface: No such device; "
         "`ip link` lists what there is",
