@@ -66,6 +66,8 @@ class Daemon:
     close_s: float = _CLOSE_S
     #: What waiting writes may hold; the most that the kernel's limits allow by default.
     max_held_bytes: int = mount.MAX_BACKGROUND * mount.HELD_BY_WRITE_BYTES
+    #: See `wait_shim`.
+    in_place: wait_shim.InPlace | None = None
 
     async def run(self) -> Ending:
         """Serves until a signal or an unmount from outside.
@@ -75,12 +77,12 @@ class Daemon:
         heap.keep_freed()
         libc.set_io_flusher()
         mount.warn_of_request_timeout()
-        wait_shim.install()
         refresh = AttributeRefresh(self.point.path)
         nodes = NodeTable(refresh.request)
         nodes.follow(self.host)
         lag = LoopLag(self.host)
         operations = Operations(nodes, self.control, refresh.request, self._state(lag))
+        wait_shim.install(self.in_place, idle=lambda: not operations.usage.requests)
         stop = trio.Event()
         stop_on_signals(stop, lambda: mount.detach(self.point.path))
         with mount.mounted(operations, self.point, allow_other=self.allow_other) as connection:

@@ -100,7 +100,7 @@ async def _run(
     identity: HostIdentity,
     targets: Sequence[ConnectParams],
 ) -> int:
-    poll_short_waits()
+    in_place = poll_short_waits()
     async with open_host(identity=identity) as host, open_control(host) as control:
 
         async def connect_all() -> None:
@@ -111,7 +111,13 @@ async def _run(
                     await trio.lowlevel.checkpoint()
 
         daemon = Daemon(
-            host, control, point, allow_other, connect_all, max_held_bytes=max_held_bytes
+            host,
+            control,
+            point,
+            allow_other,
+            connect_all,
+            max_held_bytes=max_held_bytes,
+            in_place=in_place,
         )
         ending = await daemon.run()
         if ending.host_hangs:

@@ -18,8 +18,9 @@ the versions of pyfuse3 that it was tried with, and not where NVMF_STOCK_TRIO is
 import logging
 import os
 import select
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import attrs
 import pyfuse3
@@ -32,9 +33,33 @@ SWITCH: Final = "NVMF_STOCK_TRIO"
 YIELD_EVERY: Final = 32
 
 
+class InPlace(Protocol):
+    """Waits without a pass of the event loop, where a task is alone in having something to do."""
+
+    #: How many of the tasks that could run need not.
+    spare: int
+
+    def watch(self, fd: int) -> None:
+        """Ends every such wait, whoever's, where this is readable."""
+
+    def poll_of(self, fd: int) -> select.poll:
+        """What `wait` waits in."""
+
+    def wait(self, poll: select.poll, fd: int) -> bool:
+        """True where it is readable; False where the caller has to wait as ever."""
+
+    def share(self) -> None:
+        """A task that need not have run does: no other is alone until the loop has waited."""
+
+
 @attrs.define(eq=False)
 class Descriptor:
     """The file descriptor of /dev/fuse, as those who read it see it."""
+
+    #: None where every wait goes through trio.
+    in_place: InPlace | None = None
+    #: True where no request is under way.
+    idle: Callable[[], bool] = bool
 
     number: int = -1
     #: Its reader is parked in epoll.
@@ -42,6 +67,7 @@ class Descriptor:
     #: Whoever is about to read knows that there is something.
     ready: bool = False
     _poll: select.poll = attrs.field(init=False, factory=select.poll)
+    _poll_in_place: select.poll = attrs.field(init=False, factory=select.poll)
     _since_yield: int = attrs.field(init=False, default=0)
 
     def set(self, number: int) -> None:
@@ -49,6 +75,20 @@ class Descriptor:
         self.number = number
         self._poll = select.poll()
         self._poll.register(number, select.POLLIN)
+        if self.in_place is not None:
+            self.in_place.watch(number)
+            self._poll_in_place = self.in_place.poll_of(number)
+
+    def arrives(self) -> bool:
+        """Waits a moment where that holds up nobody; True where there is something to read.
+
+        Not while other requests are under way: this would send what they asked for one by one.
+        """
+        return (
+            self.in_place is not None
+            and self.idle()
+            and self.in_place.wait(self._poll_in_place, self.number)
+        )
 
     def readable(self) -> bool:
         """Looks, without waiting."""
@@ -103,6 +143,9 @@ class Lock:
         self._held = False
         if self._waiters and not self._waking:
             self._waking = True
+            if descriptor.in_place is not None:
+                # It is to watch for others, which whoever waits in place does as well.
+                descriptor.in_place.spare += 1
             trio.lowlevel.reschedule(self._waiters.pop())
 
     async def _park(self) -> None:
@@ -116,6 +159,9 @@ class Lock:
         # Left alone by a cancellation only once it is woken, and then it does look.
         await trio.lowlevel.wait_task_rescheduled(abort)
         self._waking = False
+        if self._descriptor.in_place is not None:
+            self._descriptor.in_place.spare -= 1
+            self._descriptor.in_place.share()
 
 
 class _LowLevel:
@@ -133,6 +179,8 @@ class _LowLevel:
             descriptor.set(fd)
         await descriptor.take_turns()
         while not descriptor.readable():
+            if descriptor.arrives():
+                return
             descriptor.watched = True
             try:
                 await trio.lowlevel.wait_readable(fd)
@@ -146,8 +194,8 @@ class _LowLevel:
 class _Trio:
     """`trio` as pyfuse3 is to see it."""
 
-    def __init__(self) -> None:
-        self._descriptor = Descriptor()
+    def __init__(self, in_place: InPlace | None, idle: Callable[[], bool]) -> None:
+        self._descriptor = Descriptor(in_place, idle)
         self.lowlevel = _LowLevel(self._descriptor)
 
     def Lock(self) -> Lock:  # noqa: N802  # as trio has it
@@ -158,8 +206,11 @@ class _Trio:
         return getattr(trio, name)
 
 
-def install() -> bool:
-    """Puts the shim in place for the next `pyfuse3.main`; returns whether it did."""
+def install(in_place: InPlace | None = None, idle: Callable[[], bool] = bool) -> bool:
+    """Puts the shim in place for the next `pyfuse3.main`; returns whether it did.
+
+    With `in_place`, a wait while no request is under way (`idle`) is made without the event loop.
+    """
     pyfuse3.trio = trio  # type: ignore[attr-defined]  # a name of the module, not of its interface
     if os.environ.get(SWITCH):
         _log.info("%s is set: pyfuse3 waits as it came", SWITCH)
@@ -167,5 +218,5 @@ def install() -> bool:
     if pyfuse3.__version__ not in VERSIONS:
         _log.info("pyfuse3 %s is not one the wait shim was tried with", pyfuse3.__version__)
         return False
-    pyfuse3.trio = _Trio()  # type: ignore[attr-defined]
+    pyfuse3.trio = _Trio(in_place, idle)  # type: ignore[attr-defined]
     return True

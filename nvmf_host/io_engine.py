@@ -226,6 +226,10 @@ class IoEngine:
         try:
             # What nearly every request goes through, in one coroutine.
             mark = self._begin(request)
+            if not request.finished and request.outstanding and len(self._active) == 1:
+                # Nobody else waits for anything here: its own end is the next thing to come.
+                assert request.path is not None
+                request.path.wait_in_place(request)
             if not request.finished:
                 request.task = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(request.abandon_wait)

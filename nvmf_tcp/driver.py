@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
 import socket
 import struct
 import termios
@@ -72,6 +73,13 @@ class Driver(Generic[EventT]):
         self._sender_done = trio.Event()
         self._drained: trio.Event | None = None
         self._send_error: OSError | None = None
+        #: What is waited in where the receiver waits in place, and where somebody does for it.
+        self._poll: select.poll | None = None
+        self._poll_of_all: select.poll | None = None
+        #: The receiver waits for the socket, by way of trio.
+        self._receiver_parked = False
+        #: It was woken by hand: there may be nothing in the socket.
+        self._woken = False
         self._streak = 0
         #: The socket had no more when it was last read.
         self._emptied = False
@@ -83,6 +91,9 @@ class Driver(Generic[EventT]):
         """Sends in the background; at the end flushes, and closes the socket."""
         self._turn = Turn.current()
         self._token = trio.lowlevel.current_trio_token()
+        if self._turn is not None and self._turn.in_place is not None:
+            self._poll = self._turn.in_place.poll_of(self._sock.fileno())
+            self._poll_of_all = self._turn.in_place.poll_of()
         try:
             async with _beside(self._send_all, self._finish):
                 yield
@@ -183,8 +194,8 @@ class Driver(Generic[EventT]):
             trio.lowlevel.notify_closing(self._sock)
             self._wake_drained()
         except trio.ClosedResourceError:
-            # The receiver found the connection dead while this task waited for room.
-            assert connection.error is not None
+            # The connection was found dead while this task waited for room.
+            self._wake_drained()
         finally:
             self._sender_parked = False
             self._sender_done.set()
@@ -201,7 +212,12 @@ class Driver(Generic[EventT]):
             try:
                 sent = sock.sendmsg(batch)
             except BlockingIOError:
-                await trio.lowlevel.wait_writable(sock)
+                try:
+                    await trio.lowlevel.wait_writable(sock)
+                except trio.ClosedResourceError:
+                    if connection.error is not None or self._send_error is not None:
+                        raise
+                    # It was for the receiver.
                 continue
             connection.bytes_sent(sent)
             self._wake_drained()
@@ -218,7 +234,6 @@ class Driver(Generic[EventT]):
 
         It yields, and can be cancelled, only before it takes anything.
         """
-        connection = self._connection
         if self._emptied:
             # The last `recv` came up short: there is nothing now, or it has come since.
             self._emptied = False
@@ -227,11 +242,14 @@ class Driver(Generic[EventT]):
         elif self._streak >= YIELD_EVERY:
             self._streak = 0
             await trio.lowlevel.checkpoint()
-        buffer = connection.get_buffer()
+        buffer = self._connection.get_buffer()
         try:
             count = self._sock.recv_into(buffer)
         except BlockingIOError:
-            await self._readable()
+            if self._woken:
+                self._woken = False
+            else:
+                await self._readable()
             return []
         except OSError as error:
             raise self._lost(error) from error
@@ -239,6 +257,12 @@ class Driver(Generic[EventT]):
         if not count and self._send_error is not None:
             # The kernel tells a reset once: the sender has had it, here it looks like a close.
             raise self._lost(self._send_error) from self._send_error
+        events = self._received(count)
+        self._streak += 1 + len(events)
+        return events
+
+    def _received(self, count: int) -> list[EventT]:
+        connection = self._connection
         try:
             if not count:
                 connection.eof_received()
@@ -250,16 +274,61 @@ class Driver(Generic[EventT]):
             self.wake()
         if connection.error is not None:
             self._died()
-        self._streak += 1 + len(events)
         return events
+
+    def receive_in_place(self) -> list[EventT] | None:
+        """Waits a moment in place, and receives for the receiver; None where it has to itself.
+
+        Nothing is taken between two steps of the receiver, which is parked: it finds the connection
+        as this leaves it.  Every error, and the end, are left to it.
+        """
+        if not self._receiver_parked or self._poll_of_all is None or self._send_error is not None:
+            return None
+        assert self._turn is not None
+        assert self._turn.in_place is not None
+        connection = self._connection
+        if not self._turn.in_place.wait(self._poll_of_all) or connection.error is not None:
+            return None
+        try:
+            count = self._sock.recv_into(connection.get_buffer())
+            if not count:
+                return None
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            # As where sending fails: the kernel tells it once.
+            self._send_error = error
+            self.wake_receiver()
+            return None
+        try:
+            events = self._received(count)
+        except TransportError:
+            events = None
+        if connection.error is not None:
+            self.wake_receiver()
+        return events
+
+    def wake_receiver(self) -> None:
+        """Has `receive` return, or raise what there is to raise."""
+        self._woken = True
+        trio.lowlevel.notify_closing(self._sock)
 
     async def _readable(self) -> None:
         if self._send_error is not None:
             raise self._lost(self._send_error) from self._send_error
         self._streak = 0
-        # ClosedResourceError: sending has failed, and woke us.
-        with contextlib.suppress(trio.ClosedResourceError):
-            await trio.lowlevel.wait_readable(self._sock)
+        if self._poll is not None:
+            assert self._turn is not None
+            assert self._turn.in_place is not None
+            if self._turn.in_place.wait(self._poll, self._sock.fileno()):
+                return
+        self._receiver_parked = True
+        try:
+            # ClosedResourceError: sending has failed, and woke us.
+            with contextlib.suppress(trio.ClosedResourceError):
+                await trio.lowlevel.wait_readable(self._sock)
+        finally:
+            self._receiver_parked = False
 
     # The end.
 

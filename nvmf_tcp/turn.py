@@ -11,12 +11,16 @@ with the same bytes on the wire; the tests run both ways.
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from typing import Final
 
 import trio
 
-from .short_waits import FEW_BUFFERS, FEW_BYTES, SMALL_TURNS, ShortWaits, of_this_run
+from . import inside_trio
+from .in_place import InPlace
+from .short_waits import FEW_BUFFERS, FEW_BYTES, SMALL_TURNS, ShortWaits
+from .short_waits import SWITCH as POLLING_SWITCH
 
 SWITCH: Final = "NVMF_SENDING_TASKS"
 
@@ -33,7 +37,10 @@ class Turn(trio.abc.Instrument):
         self.sent_bytes = 0
         #: How many turns in a row, of those that sent anything, have sent little.
         self._small_turns = 0
-        self._waits: ShortWaits | None = None
+        #: For waits without a pass of the loop; None where there are none.
+        self.in_place: InPlace | None = None
+        self._short = ShortWaits()
+        self._waiting_since_ns = 0
 
     @classmethod
     def current(cls) -> "Turn | None":
@@ -48,9 +55,13 @@ class Turn(trio.abc.Instrument):
             trio.lowlevel.add_instrument(turn)
             return turn
 
-    def poll_short_waits(self) -> None:
-        """See `short_waits`."""
-        self._waits = of_this_run()
+    def poll_short_waits(self) -> InPlace | None:
+        """See `short_waits` and `in_place`; None where that cannot be, or is not wanted."""
+        inside = None if os.environ.get(POLLING_SWITCH) else inside_trio.of_this_run()
+        if inside is not None:
+            self.in_place = InPlace(inside, self._short, self.send)
+            self._loop_poll = self.in_place.poll_of()
+        return self.in_place
 
     def at_end(self, send: Callable[[], None]) -> None:
         """Has `send` called, once, when the tasks of this turn have run.
@@ -59,8 +70,8 @@ class Turn(trio.abc.Instrument):
         """
         self._pending.append(send)
 
-    def before_io_wait(self, timeout: float) -> None:
-        """What trio calls; `timeout` is how long it is going to wait for I/O."""
+    def send(self) -> bool:
+        """Sends what is queued; True where the turns before have sent little at a time."""
         if self._pending:
             self.sent_buffers = self.sent_bytes = 0
             pending, self._pending = self._pending, []
@@ -71,20 +82,31 @@ class Turn(trio.abc.Instrument):
                     _log.exception("sending failed")
             small = self.sent_buffers <= FEW_BUFFERS and self.sent_bytes <= FEW_BYTES
             self._small_turns = self._small_turns + 1 if small else 0
-        if self._waits is not None and timeout > 0:
-            self._waits.before(few=self._small_turns >= SMALL_TURNS)
+        return self._small_turns >= SMALL_TURNS
+
+    def before_io_wait(self, timeout: float) -> None:
+        """What trio calls; `timeout` is how long it is going to wait for I/O."""
+        few = self.send()
+        if self.in_place is not None and timeout > 0:
+            self._waiting_since_ns = time.monotonic_ns()
+            self._short.poll_through(self._loop_poll, few=few)
 
     def after_io_wait(self, timeout: float) -> None:
         """What trio calls when it has waited."""
-        if self._waits is not None:
-            self._waits.after()
+        if self.in_place is not None:
+            if self._waiting_since_ns:
+                self._short.note(time.monotonic_ns() - self._waiting_since_ns)
+                self._waiting_since_ns = 0
+            self.in_place.begin()
 
 
 _current: Final = trio.lowlevel.RunVar[Turn]("nvmf_tcp.turn")
 
 
-def poll_short_waits() -> None:
-    """Has the running event loop poll through short waits: for programs that do nothing but I/O."""
+def poll_short_waits() -> InPlace | None:
+    """Has the running event loop poll through short waits: for programs that do nothing but I/O.
+
+    What is returned lets other tasks of the program wait in place as well; None where none do.
+    """
     turn = Turn.current()
-    if turn is not None:
-        turn.poll_short_waits()
+    return None if turn is None else turn.poll_short_waits()

@@ -1,6 +1,8 @@
 """The replacement of `trio` inside pyfuse3: its lock, its waiting, and when it is used."""
 
 import os
+import select
+from collections.abc import Callable
 
 import pyfuse3
 import pytest
@@ -301,3 +303,85 @@ async def test_one_that_passes_lets_other_tasks_run_every_few_dozen_requests(des
             os.read(reader, 1)
         nursery.cancel_scope.cancel()
     assert turns >= 8
+
+
+def _write(writer: int) -> None:
+    os.write(writer, b"1")
+
+
+class InPlace:
+    """Waits in place that find a request where one is written meanwhile."""
+
+    def __init__(self, meanwhile: Callable[[], None]) -> None:
+        self.meanwhile = meanwhile
+        self.spare = self.shared = self.waits = 0
+        self.watched: list[int] = []
+
+    def watch(self, fd: int) -> None:
+        self.watched.append(fd)
+
+    def poll_of(self, fd: int) -> select.poll:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return poll
+
+    def wait(self, poll: select.poll, fd: int) -> bool:
+        self.waits += 1
+        self.meanwhile()
+        return bool(poll.poll(0))
+
+    def share(self) -> None:
+        self.shared += 1
+
+
+async def test_a_request_that_comes_soon_needs_no_turn_of_the_loop(pipe):
+    reader, writer = pipe
+    in_place = InPlace(lambda: _write(writer))
+    lowlevel = wait_shim._LowLevel(wait_shim.Descriptor(in_place, idle=lambda: True))
+    ran = False
+
+    def other() -> None:
+        nonlocal ran
+        ran = True
+
+    trio.lowlevel.current_trio_token().run_sync_soon(other)
+    await lowlevel.wait_readable(reader)
+    assert not ran
+    assert in_place.waits == 1
+    assert in_place.watched == [reader]
+    await lowlevel.wait_readable(reader)
+    assert in_place.waits == 1, "one that is there is not waited for"
+
+
+async def test_nothing_is_waited_for_in_place_while_requests_are_under_way(pipe):
+    reader, writer = pipe
+    in_place = InPlace(lambda: None)
+    lowlevel = wait_shim._LowLevel(wait_shim.Descriptor(in_place, idle=lambda: False))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lowlevel.wait_readable, reader)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not in_place.waits
+        os.write(writer, b"1")
+
+
+async def test_who_is_woken_to_watch_may_wait_until_who_waits_in_place_has_done_so(pipe):
+    in_place = InPlace(lambda: None)
+    descriptor = wait_shim.Descriptor(in_place, idle=lambda: True)
+    descriptor.set(pipe[0])
+    lock = wait_shim.Lock(descriptor)
+
+    async def enter() -> None:
+        async with lock:
+            pass
+
+    async with trio.open_nursery() as nursery:
+        async with lock:
+            nursery.start_soon(enter)
+            nursery.start_soon(enter)
+            await trio.testing.wait_all_tasks_blocked()
+            assert in_place.spare == 0
+        assert in_place.spare == 1
+        assert in_place.shared == 0
+        await trio.testing.wait_all_tasks_blocked()
+    assert in_place.spare == 0
+    assert in_place.shared == 2

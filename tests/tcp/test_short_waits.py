@@ -1,12 +1,7 @@
 """When waits of the event loop are polled through."""
 
-import select
-
-import pytest
-import trio
-
 from nvmf_tcp import short_waits
-from nvmf_tcp.short_waits import LIMIT_NS, STREAK, SWITCH, ShortWaits, of_this_run
+from nvmf_tcp.short_waits import LIMIT_NS, STREAK, ShortWaits
 from nvmf_tcp.turn import Turn
 
 SHORT_NS = LIMIT_NS // 5
@@ -19,13 +14,12 @@ class Loop:
         self.now_ns = 1
         self.ready_at_ns = 0
         self.looks = 0
-        self.waits = ShortWaits(
-            ready=self._ready, clock_ns=lambda: self.now_ns, let_others_run=self._pass_time
-        )
+        self.waits = ShortWaits(clock_ns=lambda: self.now_ns, let_others_run=self._pass_time)
 
-    def _ready(self) -> bool:
+    def poll(self, timeout: int, /) -> list[tuple[int, int]]:
+        assert timeout == 0
         self.looks += 1
-        return self.now_ns >= self.ready_at_ns
+        return [(3, 1)] if self.now_ns >= self.ready_at_ns else []
 
     def _pass_time(self) -> None:
         self.now_ns += 1000
@@ -33,10 +27,13 @@ class Loop:
     def wait(self, length_ns: int, *, few: bool = True) -> int:
         """One wait; returns how often it looked for something to do instead of sleeping."""
         self.looks = 0
-        self.ready_at_ns = self.now_ns + length_ns
-        self.waits.before(few=few)
+        began_ns = self.now_ns
+        self.ready_at_ns = began_ns + length_ns
+        found = self.waits.poll_through(self, few=few)
+        assert (found is None) == (self.looks == 0)
+        assert not found or self.now_ns == self.ready_at_ns
         self.now_ns = max(self.now_ns, self.ready_at_ns)
-        self.waits.after()
+        self.waits.note(self.now_ns - began_ns)
         return self.looks
 
 
@@ -70,40 +67,8 @@ def test_much_at_a_time_is_not_polled_for():
     assert loop.wait(SHORT_NS) > 0
 
 
-async def test_it_looks_where_trio_waits(monkeypatch: pytest.MonkeyPatch):
-    """Ready is what would wake the event loop: here somebody calls from another thread."""
-    monkeypatch.delenv(SWITCH, raising=False)
-    waits = of_this_run()
-    assert waits is not None
-    await trio.lowlevel.checkpoint()
-    assert not waits._ready()
-    trio.lowlevel.current_trio_token().run_sync_soon(lambda: None)
-    assert waits._ready()
-    await trio.lowlevel.checkpoint()
-    await trio.lowlevel.checkpoint()
-    assert not waits._ready()
-
-
-async def test_it_is_not_done_where_the_environment_says_so(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv(SWITCH, "1")
-    assert of_this_run() is None
-
-
-async def test_it_is_not_done_where_trio_waits_in_something_else(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv(SWITCH, raising=False)
-    monkeypatch.setattr(short_waits, "_epoll_of_trio", lambda: None)
-    assert of_this_run() is None
-
-
-async def test_a_turn_tells_what_it_sent(monkeypatch: pytest.MonkeyPatch):
-    told: list[bool] = []
-
-    class Waits(ShortWaits):
-        def before(self, *, few: bool) -> None:
-            told.append(few)
-
+def test_a_turn_tells_what_it_sent():
     turn = Turn()
-    turn._waits = Waits(ready=bool)
 
     def send(buffers: int, size: int) -> None:
         turn.sent_buffers += buffers
@@ -111,25 +76,13 @@ async def test_a_turn_tells_what_it_sent(monkeypatch: pytest.MonkeyPatch):
 
     def end(buffers: int, size: int) -> bool:
         turn.at_end(lambda: send(buffers, size))
-        turn.before_io_wait(1.0)
-        return told[-1]
+        return turn.send()
 
     few = [end(2, 4096 + 24) for _ in range(short_waits.SMALL_TURNS)]
     assert few == [False] * (short_waits.SMALL_TURNS - 1) + [True]
-    turn.before_io_wait(1.0)
-    assert told[-1], "a turn that sends nothing changes nothing"
+    assert turn.send(), "a turn that sends nothing changes nothing"
     assert not end(6, 72), "three responses"
     for _ in range(short_waits.SMALL_TURNS):
         end(1, 72)
-    assert told[-1]
+    assert turn.send()
     assert not end(2, 1 << 20), "a long transfer"
-    before = len(told)
-    turn.before_io_wait(0)
-    assert len(told) == before, "trio is not going to wait"
-
-
-def test_polling_is_of_what_a_loop_of_trio_waits_in():
-    async def main() -> bool:
-        return isinstance(short_waits._epoll_of_trio(), select.epoll)
-
-    assert trio.run(main)
