@@ -18,9 +18,9 @@ the versions of pyfuse3 that it was tried with, and not where NVMF_STOCK_TRIO is
 import logging
 import os
 import select
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import attrs
 import pyfuse3
@@ -94,12 +94,28 @@ class Descriptor:
         """Looks, without waiting."""
         return bool(self._poll.poll(0))
 
-    async def take_turns(self) -> None:
-        """Lets the other tasks run, every few dozen requests."""
+    def may_go_on(self) -> bool:
+        """Counts a request; False where it is the other tasks' turn, every few dozen requests."""
         self._since_yield += 1
-        if self._since_yield >= YIELD_EVERY:
-            self._since_yield = 0
-            await trio.lowlevel.checkpoint()
+        return self._since_yield < YIELD_EVERY
+
+    async def let_others_run(self) -> None:
+        """Gives them their turn."""
+        self._since_yield = 0
+        await trio.lowlevel.checkpoint()
+
+
+class _Nothing:
+    """What is awaited where there is nothing to wait for: a coroutine would cost its making."""
+
+    #: It is at its end, and stays there.
+    _ended: Final = cast("Generator[Any, Any, None]", iter(()))
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._ended
+
+
+_NOTHING: Final = _Nothing()
 
 
 @attrs.define(eq=False)
@@ -116,11 +132,22 @@ class Lock:
     _waking: bool = attrs.field(init=False, default=False)
     _waiters: list[trio.lowlevel.Task] = attrs.field(init=False, factory=list)
 
-    async def __aenter__(self) -> None:
+    def __aenter__(self) -> Awaitable[None]:
+        descriptor = self._descriptor
+        if not self._held:
+            self._held = True
+            return _NOTHING
+        if descriptor.watched and descriptor.may_go_on() and descriptor.readable():
+            descriptor.ready = True
+            return _NOTHING
+        return self._enter()
+
+    async def _enter(self) -> None:
         descriptor = self._descriptor
         while self._held:
             if descriptor.watched:
-                await descriptor.take_turns()
+                if not descriptor.may_go_on():
+                    await descriptor.let_others_run()
                 if descriptor.watched and descriptor.readable():
                     descriptor.ready = True
                     return
@@ -129,17 +156,17 @@ class Lock:
             await self._park()
         self._held = True
 
-    async def __aexit__(
+    def __aexit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> None:
+    ) -> Awaitable[None]:
         descriptor = self._descriptor
         if descriptor.watched:
             # The holder is another task.
             descriptor.ready = False
-            return
+            return _NOTHING
         self._held = False
         if self._waiters and not self._waking:
             self._waking = True
@@ -147,6 +174,7 @@ class Lock:
                 # It is to watch for others, which whoever waits in place does as well.
                 descriptor.in_place.spare += 1
             trio.lowlevel.reschedule(self._waiters.pop())
+        return _NOTHING
 
     async def _park(self) -> None:
         task = trio.lowlevel.current_task()
@@ -170,14 +198,21 @@ class _LowLevel:
     def __init__(self, descriptor: Descriptor) -> None:
         self._descriptor = descriptor
 
-    async def wait_readable(self, fd: int) -> None:
-        """Returns once there may be something to read."""
+    def wait_readable(self, fd: int) -> Awaitable[None]:
+        """What is over once there may be something to read."""
         descriptor = self._descriptor
         if descriptor.ready:
-            return
+            return _NOTHING
         if fd != descriptor.number:
             descriptor.set(fd)
-        await descriptor.take_turns()
+        if descriptor.may_go_on() and descriptor.readable():
+            return _NOTHING
+        return self._wait_readable(fd)
+
+    async def _wait_readable(self, fd: int) -> None:
+        descriptor = self._descriptor
+        if not descriptor.may_go_on():
+            await descriptor.let_others_run()
         while not descriptor.readable():
             if descriptor.arrives():
                 return
