@@ -24,10 +24,11 @@ from nvmf_transport.errors import (
     NotConnectedError,
 )
 from nvmf_transport.status import INVALID_NAMESPACE, Status
+from nvmf_transport.wire import Buffer
 
 from .cache_log import CacheLog, Written
 from .io_path import IoPath
-from .io_request import IoRequest, Kind
+from .io_request import IoRequest, Kind, Opener
 from .policy import (
     MAX_IMMEDIATE_RETRIES,
     RETRY_LIMIT_S,
@@ -59,6 +60,7 @@ class IoEngine:
         self._on_recheck = on_recheck
         self._path: IoPath | None = None
         self._order = 0
+        self._clock: Callable[[], float] = trio.current_time
         #: Every request that somebody waits for.
         self._active: dict[IoRequest, None] = {}
         #: Those of them that are to be sent when the namespace is live.
@@ -70,6 +72,7 @@ class IoEngine:
         self._failing = ""
         #: What was acknowledged and may be in a volatile cache still.
         self.log = CacheLog(lba_bytes)
+        self._lba_bytes = lba_bytes
         #: How often acknowledged writes were given up as lost: an fsync that spans one must fail.
         self.losses = 0
         #: How many ambiguous writes were sent again, and acknowledged.
@@ -142,6 +145,18 @@ class IoEngine:
         self._order += 1
         return self._order
 
+    def transfer(
+        self,
+        kind: Kind,
+        slba: int,
+        nlb: int,
+        data: Buffer,
+        opener: Opener | None,
+    ) -> IoRequest:
+        """A new Read or Write of whole LBAs, next in the order of arrival."""
+        self._order = order = self._order + 1
+        return IoRequest(kind, order, slba, nlb, self._lba_bytes, data, opener, self._clock())
+
     # What the controller does with the namespace.
 
     def hold(self, reason: str) -> None:
@@ -180,6 +195,8 @@ class IoEngine:
     def resume(self, path: IoPath) -> None:
         """Lets a held namespace go, over `path`."""
         self._path = path
+        # trio.current_time() goes through three calls to come here, for every request.
+        self._clock = trio.lowlevel.current_clock().current_time
         self._failing = ""
         self.lost_at = None
         if self._ambiguous:
@@ -233,7 +250,7 @@ class IoEngine:
             if not request.finished:
                 request.task = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(request.abandon_wait)
-            if request.error or request.lost or request.digest_error or request.status:
+            if not request.well:
                 return await self._persevere(request, mark)
             self._acknowledge(request, mark)
         except BaseException:

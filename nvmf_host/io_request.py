@@ -6,7 +6,7 @@ and with them what they hold, also when nobody waits any more.
 
 import enum
 from collections.abc import AsyncGenerator, Callable, Generator
-from typing import Final, TypeVar
+from typing import Final, TypedDict, TypeVar, Unpack
 
 import attrs
 import outcome
@@ -70,41 +70,43 @@ class Opener:
     uid: int
 
 
+class Rest(TypedDict, total=False):
+    """What only some requests have, see `IoRequest`."""
+
+    fua: bool
+    deallocate: bool
+    ranges: list[tuple[int, int]]
+    restarts: bool
+    ambiguous: bool
+    for_change: bool
+    fences: list[Fence]
+
+
 class IoRequest:
     """`start` sends it; `wait` returns when every command of this attempt has ended.
 
     `data` is read from or written to until then.  `order` is that of arrival.
+
+    What nearly all requests have alike stays with the class until it is another: assigning it to
+    each took as long as all the rest.
     """
 
-    __slots__ = (
-        "ambiguous",
-        "data",
-        "deallocate",
-        "digest_error",
-        "error",
-        "fences",
-        "finished",
-        "for_change",
-        "fua",
-        "is_change",
-        "kind",
-        "lba_bytes",
-        "lost",
-        "nlb",
-        "on_idle",
-        "opener",
-        "order",
-        "outstanding",
-        "path",
-        "ranges",
-        "restarts",
-        "sent",
-        "since",
-        "slba",
-        "status",
-        "stranded",
-        "task",
-    )
+    fua = False
+    deallocate = False
+    ranges: list[tuple[int, int]] | None = None
+    #: The caller begins again where an attempt was lost, rather than this request being resent.
+    restarts = False
+    #: Sent and not answered on an association that ended: goes first when I/O resumes.
+    ambiguous = False
+    lost = False
+    #: A command was sent, and its response never came.
+    stranded = False
+    digest_error = False
+    #: The first bad status of the attempt, without phase tag; 0 for none.
+    status = 0
+    #: Set where the request is failed from outside, while it waits.
+    error: Exception | None = None
+    on_idle: Callable[[], None] | None = None
 
     def __init__(
         self,
@@ -115,49 +117,32 @@ class IoRequest:
         lba_bytes: int = 0,
         data: Buffer | None = None,
         opener: Opener | None = None,
-        fua: bool = False,
-        deallocate: bool = False,
-        ranges: list[tuple[int, int]] | None = None,
-        restarts: bool = False,
-        ambiguous: bool = False,
-        for_change: bool = False,
-        fences: list[Fence] | None = None,
+        since: float | None = None,
+        **rest: Unpack[Rest],
     ) -> None:
         self.kind = kind
-        #: It changes data, and so is ambiguous when sent and not answered.
-        self.is_change = kind is not _READ and kind is not _FLUSH
+        #: It changes data, and so is ambiguous when sent and not answered.  `for_change`: or it is
+        #: what somebody does first who is about to.
+        self.is_change = self.for_change = kind is not _READ and kind is not _FLUSH
         self.order = order
         self.slba = slba
         self.nlb = nlb
         self.lba_bytes = lba_bytes
         self.data = None if data is None else memoryview(data)
-        self.fua = fua
-        self.deallocate = deallocate
-        self.ranges = ranges
-        #: The caller begins again where an attempt was lost, rather than this request being resent.
-        self.restarts = restarts
-        #: Sent and not answered on an association that ended: goes first when I/O resumes.
-        self.ambiguous = ambiguous
-        #: It changes data, or is what somebody does first who is about to.
-        self.for_change = for_change or self.is_change
-        #: Of the associations that this change was lost with: old copies of it may still land.
-        self.fences: list[Fence] = [] if fences is None else fences
-        self.path: IoPath | None = None
         self.opener = opener
-        self.since = trio.current_time()
+        self.since = trio.current_time() if since is None else since
+        #: Of the associations that this change was lost with: old copies of it may still land.
+        self.fences: list[Fence] = []
+        #: The way that the last attempt was sent.
+        self.path: IoPath | None = None
+        #: Commands of this attempt that have not ended.
         self.outstanding = 0
-        self.finished = False
-        self.lost = False
-        self.sent = False
-        #: A command was sent, and its response never came.
-        self.stranded = False
-        self.digest_error = False
-        #: The first bad status of the attempt, without phase tag; 0 for none.
-        self.status = 0
-        #: Set where the request is failed from outside, while it waits.
-        self.error: Exception | None = None
+        self.sent = self.finished = False
+        #: No command of the attempt has failed or was lost, so far.
+        self.well = True
         self.task: trio.lowlevel.Task | None = None
-        self.on_idle: Callable[[], None] | None = None
+        for name, value in rest.items():
+            setattr(self, name, value)
 
     def spans(self) -> list[tuple[int, int]]:
         """(SLBA, LBAs) that it changes: `slba` and `nlb` are the hull of a deallocation's."""
@@ -174,9 +159,17 @@ class IoRequest:
 
     def start(self, path: IoPath) -> None:
         """Sends the commands of this request; may finish at once."""
-        self.finished = self.lost = self.sent = self.stranded = self.digest_error = False
-        self.status = 0
+        if self.path is not None:
+            self.finished = self.lost = self.sent = self.stranded = self.digest_error = False
+            self.well = True
+            self.status = 0
         self.path = path
+        kind = self.kind
+        if (kind is _READ or kind is _WRITE) and path.fits(self.slba, self.nlb):
+            # Nearly every request is one of these, and one command.
+            self.outstanding = 1
+            path.queue().submit(self._transfer(path.nsid, self.slba, self.nlb, self.data))
+            return
         commands = self._commands(path)
         self.outstanding = len(commands)
         if not commands:
@@ -187,6 +180,7 @@ class IoRequest:
     def fail(self, error: Exception) -> None:
         """Ends a request that is not outstanding."""
         self.error = error
+        self.well = False
         self._end()
 
     def abandon(self, error: Exception) -> None:
@@ -195,6 +189,7 @@ class IoRequest:
             self.fail(error)
         elif self.task is not None:
             self.error = error
+            self.well = False
             task, self.task = self.task, None
             trio.lowlevel.reschedule(task, _ENDED)
 
@@ -212,9 +207,6 @@ class IoRequest:
     def _commands(self, path: IoPath) -> list[Command]:
         kind, nsid = self.kind, path.nsid
         if kind is _READ or kind is _WRITE:
-            # Nearly every request is one of these, and one command.
-            if path.fits(self.slba, self.nlb):
-                return [self._transfer(nsid, self.slba, self.nlb, self.data)]
             return [
                 self._transfer(nsid, slba, nlb, self._slice(slba, nlb))
                 for slba, nlb in path.split(self.slba, self.nlb)
@@ -259,15 +251,18 @@ class IoRequest:
     def _part_done(self, command: Command) -> None:
         response = command.response
         if response is None:
+            self.well = False
             self.lost = True
             self.stranded = self.stranded or command.sent
             self.sent = self.sent or command.sent
         else:
             self.sent = True
             if response.digest_error:
+                self.well = False
                 self.digest_error = True
-            elif response.status and not self.status:
-                self.status = response.status
+            elif response.status:
+                self.well = False
+                self.status = self.status or response.status
         self.outstanding -= 1
         if not self.outstanding:
             self._end()
@@ -277,8 +272,9 @@ class IoRequest:
         if self.stranded and self.is_change:
             assert self.path is not None
             self.fences.append(self.path.fence)
-        if self.task is not None:
-            task, self.task = self.task, None
+        task = self.task
+        if task is not None:
+            self.task = None
             trio.lowlevel.reschedule(task, _ENDED)
         elif self.on_idle is not None:
             self.on_idle()

@@ -157,7 +157,7 @@ class Namespace:
         else:
             data = bytearray(whole_bytes)
         engine = self.engine
-        await engine.perform(IoRequest(_READ, engine.next_order(), slba, nlb, size, data, opener))
+        await engine.perform(engine.transfer(_READ, slba, nlb, data, opener))
         if whole_bytes == length:
             return data
         start = offset - slba * size
@@ -188,8 +188,9 @@ class Namespace:
             data = memoryview(data)[:length]
         slba, nlb = self._lbas(offset, length)
         engine, line = self.engine, self.line
-        request = IoRequest(_WRITE, engine.next_order(), slba, nlb, size, data, opener)
-        request.fua = fua
+        request = engine.transfer(_WRITE, slba, nlb, data, opener)
+        if fua:
+            request.fua = True
         engine.check()
         held = await line.enter(request)
         if nlb * size != length:
