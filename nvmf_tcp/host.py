@@ -70,6 +70,8 @@ _DATA_TYPES: Final = frozenset(
 #: An enumeration's members are looked up by a call (Python 3.11), which every PDU would make.
 _CAPSULE_RESP: Final = PduType.CAPSULE_RESP
 _R2T: Final = PduType.R2T
+#: FLAGS of a C2HData that is the last of its command, completes it, and has no data digest.
+_TAKEN_WHOLE: Final = frozenset({LAST_PDU | SUCCESS, LAST_PDU | SUCCESS | HDGSTF})
 _FABRICS: Final = int(AdminOpcode.FABRICS)
 _CH_BYTES: Final = CommonHeader.SIZE
 _DIGEST_NAMES: Final = {HDGST_ENABLE: "header", DDGST_ENABLE: "data"}
@@ -295,6 +297,35 @@ class HostConnection(TcpConnection[ResponseCapsule]):
         )
         assert breach is not None
         return breach
+
+    def _learn(self, word: int, plen: int) -> Layout:
+        layout = super()._learn(word, plen)
+        if layout.type is PduType.C2H_DATA and layout.flags in _TAKEN_WHOLE:
+            self._taken_whole = layout
+        return layout
+
+    def _take(self, layout: Layout, start: int, plen: int, events: list[ResponseCapsule]) -> bool:
+        """All the data of a command, and with it its end: what nearly every small read gets."""
+        cid, _, offset, length = DATA_SPECIFIC.unpack_from(self._rx, start + _CH_BYTES)
+        command = self._commands.get(cid)
+        target = None if command is None else command.data_in
+        data_start = start + layout.head_bytes
+        if (
+            command is None
+            or target is None
+            or offset
+            or command.data_bytes
+            or length != len(target)
+            or length != plen - layout.head_bytes
+            or command.leaves_at_bytes > self._bytes_sent
+        ):
+            return False
+        target[:] = self._rx_view[data_start : data_start + length]
+        command.data_bytes = length
+        command.retired = True
+        del self._commands[cid]
+        events.append(command)
+        return True
 
     def _finish(self, layout: Layout, digest_ok: bool, events: list[ResponseCapsule]) -> None:
         command = self._current
