@@ -356,8 +356,8 @@ class TcpConnection(abc.ABC, Generic[EventT]):
 
     def _send(self, *buffers: Buffer) -> None:
         """Queues one PDU."""
+        self._out += buffers
         for buffer in buffers:
-            self._out.append(buffer)
             self.unsent_bytes += len(buffer)
         self._pdus_sent += 1
 

@@ -139,7 +139,8 @@ class HostConnection(TcpConnection[ResponseCapsule]):
                 sqe[0] == _FABRICS and 0 < length <= ADMIN_IN_CAPSULE_BYTES
             ):
                 SGL.pack_into(sqe, SGL_OFFSET, 0, length, _SGL_IN_CAPSULE)
-                self._send_with_data(sqe, data)
+                head = COMMON.pack(self._capsule_word, self._capsule_overhead_bytes + length) + sqe
+                self._send_data(head, data)
                 self._commands[cid] = HostCommand(
                     cid, None, None, self._bytes_sent + self.unsent_bytes
                 )
@@ -149,10 +150,6 @@ class HostConnection(TcpConnection[ResponseCapsule]):
         pdu = self._bare_header + sqe
         self._send(with_digest(pdu, True) if self.header_digest else pdu)
         self._commands[cid] = HostCommand(cid, target, asked, self._bytes_sent + self.unsent_bytes)
-
-    def _send_with_data(self, sqe: bytearray, data: Buffer) -> None:
-        head = COMMON.pack(self._capsule_word, self._capsule_overhead_bytes + len(data)) + sqe
-        self._send_data(head, data)
 
     def _send_data(self, head: bytes, data: Buffer) -> None:
         """Queues a PDU with payload; `head` has neither digest nor padding yet."""
