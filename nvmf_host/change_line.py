@@ -37,18 +37,23 @@ class ChangeLine:
         """How many requests wait."""
         return len(self._queued)
 
-    async def enter(self, request: IoRequest) -> Held:
-        """Takes a place in line, and waits until the request's LBAs are held."""
-        held = self._lock.enter(request.slba, request.slba + request.nlb)
-        if held.blockers:
-            await self._wait(held, request)
-        return held
+    def enter(self, request: IoRequest) -> Held:
+        """Takes a place in line; where it has `blockers`, `wait` for the LBAs to be held."""
+        return self._lock.enter(request.slba, request.slba + request.nlb)
+
+    async def wait(self, held: Held, request: IoRequest) -> None:
+        """Waits until `held`, a place in line, holds its LBAs; gives it up where this raises."""
+        self._queued[held] = request
+        try:
+            await self._lock.wait(held)
+        finally:
+            del self._queued[held]
 
     async def pass_barrier(self, request: IoRequest) -> None:
         """Waits until every change in line now has an outcome, but for those that are stuck."""
         barrier = self._lock.barrier()
         if barrier.blockers:
-            await self._wait(barrier, request)
+            await self.wait(barrier, request)
 
     @contextmanager
     def holding(self, held: Held, request: IoRequest) -> Iterator[None]:
@@ -82,13 +87,6 @@ class ChangeLine:
         """Ends every wait; who comes later waits as ever."""
         for held in list(self._queued):
             self._lock.fail(held, error)
-
-    async def _wait(self, held: Held, request: IoRequest) -> None:
-        self._queued[held] = request
-        try:
-            await self._lock.wait(held)
-        finally:
-            del self._queued[held]
 
 
 def _reason(held: Held) -> str:

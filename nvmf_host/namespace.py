@@ -192,7 +192,9 @@ class Namespace:
         if fua:
             request.fua = True
         engine.check()
-        held = await line.enter(request)
+        held = line.enter(request)
+        if held.blockers:
+            await line.wait(held, request)
         if nlb * size != length:
             await write_unaligned(engine, line, held, request, offset)
         else:
@@ -380,7 +382,9 @@ class Namespace:
 
     async def _perform_change(self, request: IoRequest) -> None:
         self.engine.check()
-        held = await self.line.enter(request)
+        held = self.line.enter(request)
+        if held.blockers:
+            await self.line.wait(held, request)
         with self.line.holding(held, request):
             await self.engine.perform(request)
         if self.engine.log.is_full:
