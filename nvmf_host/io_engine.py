@@ -41,6 +41,7 @@ from .state import NAMESPACE_TRANSITIONS, NamespaceState, PauseCause, moved
 _S = NamespaceState
 #: An enumeration's members are looked up by a call (Python 3.11), which every request would make.
 _LIVE: Final = NamespaceState.LIVE
+_READ: Final = Kind.READ
 _FLUSH: Final = Kind.FLUSH
 #: A namespace that is there when identified and yet "invalid" to I/O is given up on after so many.
 _MAX_RECHECKS = 3
@@ -252,7 +253,8 @@ class IoEngine:
                 await trio.lowlevel.wait_task_rescheduled(request.abandon_wait)
             if not request.well:
                 return await self._persevere(request, mark)
-            self._acknowledge(request, mark)
+            if request.kind is not _READ:
+                self._acknowledge(request, mark)
         except BaseException:
             self._waiting.pop(request.order, None)
             # Of an unaligned write this is another request, where it was reading again.

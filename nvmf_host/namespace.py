@@ -146,10 +146,15 @@ class Namespace:
         for anything else ever: commands that are outstanding still write to it.
         """
         size = self.lba_bytes
-        length = min(length, self.description.size_lbas * size - offset)
+        rest = self.description.size_lbas * size - offset
+        if length > rest:
+            length = rest
         if length <= 0:
             return b""
-        slba, nlb = self._lbas(offset, length)
+        if offset < 0:
+            raise self._before_beginning(offset)
+        slba = offset // size
+        nlb = -(-(offset + length) // size) - slba
         whole_bytes = nlb * size
         data: bytearray | memoryview
         if into is not None and whole_bytes == length <= len(into):
@@ -171,12 +176,16 @@ class Namespace:
         With `fua` it is on the medium on return (Force Unit Access).  Raises what `read` raises,
         `ReadOnlyError`, and `EndOfNamespaceError` where it begins at or past the end.
         """
-        self._check_writable()
+        if self.read_only:
+            self._check_writable()
         size = self.lba_bytes
         given_bytes = len(data)
         if not given_bytes:
             return 0
-        length = min(given_bytes, self.description.size_lbas * size - offset)
+        rest = self.description.size_lbas * size - offset
+        length = given_bytes
+        if length > rest:
+            length = rest
         if length <= 0:
             raise EndOfNamespaceError(
                 f"{self.name}: write at {offset} of a namespace of {self.size_bytes} bytes"
@@ -186,12 +195,16 @@ class Namespace:
             data = bytes(data)
         if length < given_bytes:
             data = memoryview(data)[:length]
-        slba, nlb = self._lbas(offset, length)
+        if offset < 0:
+            raise self._before_beginning(offset)
+        slba = offset // size
+        nlb = -(-(offset + length) // size) - slba
         engine, line = self.engine, self.line
         request = engine.transfer(_WRITE, slba, nlb, data, opener)
         if fua:
             request.fua = True
-        engine.check()
+        if engine.state is not _LIVE:
+            engine.check()
         held = line.enter(request)
         if held.blockers:
             await line.wait(held, request)
@@ -342,13 +355,8 @@ class Namespace:
 
     # Internals.
 
-    def _lbas(self, offset: int, length: int) -> tuple[int, int]:
-        """The LBAs that bytes touch, as (SLBA, LBAs)."""
-        if offset < 0:
-            raise LocalProtocolError(f"{self.name}: offset {offset} is before the beginning")
-        size = self.lba_bytes
-        slba = offset // size
-        return slba, -(-(offset + length) // size) - slba
+    def _before_beginning(self, offset: int) -> LocalProtocolError:
+        return LocalProtocolError(f"{self.name}: offset {offset} is before the beginning")
 
     def _check_writable(self) -> None:
         if self.read_only:

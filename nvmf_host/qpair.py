@@ -135,12 +135,19 @@ class HostQueue:
             return
         self.load += 1
         if self._free:
-            self._send(command, self._free.popleft())
+            cid = self._free.popleft()
         elif urgent and self._kept is not None:
             cid, self._kept = self._kept, None
-            self._send(command, cid)
         else:
             self._waiting.append(command)
+            return
+        self._slots[cid] = command
+        command.cid = cid
+        _CID.pack_into(command.sqe, 2, cid)
+        command.sent = True
+        self.commands += 1
+        command.sent_at = self.last_submit_at = self._clock()
+        self._qpair.transmit(command)
 
     async def execute(
         self,
@@ -237,15 +244,6 @@ class HostQueue:
         for command in withdrawn:
             command.done(command)
 
-    def _send(self, command: Command, cid: int) -> None:
-        self._slots[cid] = command
-        command.cid = cid
-        _CID.pack_into(command.sqe, 2, cid)
-        command.sent = True
-        self.commands += 1
-        command.sent_at = self.last_submit_at = self._clock()
-        self._qpair.transmit(command)
-
     def _complete(self, response: ResponseCapsule) -> None:
         cid = response.cid
         command = self._slots[cid] if cid < len(self._slots) else None
@@ -277,8 +275,10 @@ class HostQueue:
             command.response = response
         if self._keeps_one and self._kept is None:
             self._kept = cid
-        elif self._waiting:
-            self._send(self._waiting.popleft(), cid)
         else:
             self._free.append(cid)
+            if self._waiting:
+                # It is part of the load already.
+                self.load -= 1
+                self.submit(self._waiting.popleft())
         command.done(command)

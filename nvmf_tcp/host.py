@@ -126,7 +126,8 @@ class HostConnection(TcpConnection[ResponseCapsule]):
             raise LocalProtocolError(f"CID {cid} is outstanding")
         if SQE_CID.unpack_from(sqe, SQE_CID_OFFSET)[0] != cid:
             raise LocalProtocolError(f"the SQE does not hold CID {cid}")
-        sqe[1] = sqe[1] & 0x3F | FLAGS_SGL
+        if sqe[1] != FLAGS_SGL:
+            sqe[1] = sqe[1] & 0x3F | FLAGS_SGL
         data, target = capsule.data_out, capsule.data_in
         asked: memoryview | None = None
         if data is None:
@@ -140,7 +141,10 @@ class HostConnection(TcpConnection[ResponseCapsule]):
             ):
                 SGL.pack_into(sqe, SGL_OFFSET, 0, length, _SGL_IN_CAPSULE)
                 head = COMMON.pack(self._capsule_word, self._capsule_overhead_bytes + length) + sqe
-                self._send_data(head, data)
+                if self._pads_or_digests_heads or self.data_digest:
+                    self._send_data(head, data)
+                else:
+                    self._send(head, data)
                 self._commands[cid] = HostCommand(
                     cid, None, None, self._bytes_sent + self.unsent_bytes
                 )
