@@ -13,7 +13,7 @@ While it fails fast, a namespace that is not live fails its requests instead of 
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, TypeVar, overload
 
 import trio
 
@@ -38,6 +38,7 @@ from .policy import (
 )
 from .state import NAMESPACE_TRANSITIONS, NamespaceState, PauseCause, moved
 
+_ResultT = TypeVar("_ResultT")
 _S = NamespaceState
 #: An enumeration's members are looked up by a call (Python 3.11), which every request would make.
 _LIVE: Final = NamespaceState.LIVE
@@ -234,8 +235,14 @@ class IoEngine:
 
     # What a request goes through.
 
-    async def perform(self, request: IoRequest) -> bool:
-        """Sees a request through; returns False where a `restarts` request was lost.
+    @overload
+    async def perform(self, request: IoRequest) -> bool: ...
+
+    @overload
+    async def perform(self, request: IoRequest, result: _ResultT) -> _ResultT: ...
+
+    async def perform(self, request: IoRequest, result: Any = True) -> Any:
+        """Sees a request through; returns `result`, False where a `restarts` request was lost.
 
         Raises `CommandError`, `DataDigestError` or `NamespaceGoneError`.  Where the wait is
         cancelled, commands that are outstanding stay so: see `request.on_idle`.
@@ -252,7 +259,7 @@ class IoEngine:
                 request.task = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(request.abandon_wait)
             if not request.well:
-                return await self._persevere(request, mark)
+                return await self._persevere(request, mark) and result
             if request.kind is not _READ:
                 self._acknowledge(request, mark)
         except BaseException:
@@ -263,7 +270,7 @@ class IoEngine:
             self._remember(interrupted, known=False)
             raise
         else:
-            return True
+            return result
         finally:
             del self._active[request]
 
