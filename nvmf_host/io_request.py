@@ -240,7 +240,7 @@ class IoRequest:
         if self.kind is _READ:
             sqe = io_sqe(_READ_OPCODE, nsid, slba, nlb - 1)
             return Command(sqe, self._part_done, None, data)
-        sqe = io_sqe(_WRITE_OPCODE, nsid, slba, rw_cdw12(nlb, fua=self.fua))
+        sqe = io_sqe(_WRITE_OPCODE, nsid, slba, rw_cdw12(nlb, fua=True) if self.fua else nlb - 1)
         return Command(sqe, self._part_done, data)
 
     def _slice(self, slba: int, nlb: int) -> memoryview:

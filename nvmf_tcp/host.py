@@ -8,6 +8,7 @@ Data of Fabrics commands goes inside the capsule on every queue, up to what an a
 controller with a small IOCCSZ has CONNECT's data there all the same.
 """
 
+import struct
 from collections import deque
 from typing import Final
 
@@ -34,8 +35,6 @@ from .pdu import (
     LAST_PDU,
     SGL,
     SGL_OFFSET,
-    SQE_CID,
-    SQE_CID_OFFSET,
     SUCCESS,
     CommonHeader,
     DataHeader,
@@ -72,6 +71,8 @@ _CAPSULE_RESP: Final = PduType.CAPSULE_RESP
 _R2T: Final = PduType.R2T
 #: FLAGS of a C2HData that is the last of its command, completes it, and has no data digest.
 _TAKEN_WHOLE: Final = frozenset({LAST_PDU | SUCCESS, LAST_PDU | SUCCESS | HDGSTF})
+#: OPC, flags and CID of an SQE.
+_SQE_HEAD: Final = struct.Struct("<BBH")
 _FABRICS: Final = int(AdminOpcode.FABRICS)
 _CH_BYTES: Final = CommonHeader.SIZE
 _DIGEST_NAMES: Final = {HDGST_ENABLE: "header", DDGST_ENABLE: "data"}
@@ -124,10 +125,11 @@ class HostConnection(TcpConnection[ResponseCapsule]):
         cid, sqe = capsule.cid, capsule.sqe
         if cid in self._commands:
             raise LocalProtocolError(f"CID {cid} is outstanding")
-        if SQE_CID.unpack_from(sqe, SQE_CID_OFFSET)[0] != cid:
+        opcode, flags, sqe_cid = _SQE_HEAD.unpack_from(sqe)
+        if sqe_cid != cid:
             raise LocalProtocolError(f"the SQE does not hold CID {cid}")
-        if sqe[1] != FLAGS_SGL:
-            sqe[1] = sqe[1] & 0x3F | FLAGS_SGL
+        if flags != FLAGS_SGL:
+            sqe[1] = flags & 0x3F | FLAGS_SGL
         data, target = capsule.data_out, capsule.data_in
         asked: memoryview | None = None
         if data is None:
@@ -137,7 +139,7 @@ class HostConnection(TcpConnection[ResponseCapsule]):
                 raise LocalProtocolError("a command with data in both directions")
             length = len(data)
             if 0 < length <= self._in_capsule_bytes or (
-                sqe[0] == _FABRICS and 0 < length <= ADMIN_IN_CAPSULE_BYTES
+                opcode == _FABRICS and 0 < length <= ADMIN_IN_CAPSULE_BYTES
             ):
                 SGL.pack_into(sqe, SGL_OFFSET, 0, length, _SGL_IN_CAPSULE)
                 head = COMMON.pack(self._capsule_word, self._capsule_overhead_bytes + length) + sqe
