@@ -156,7 +156,8 @@ class Driver(Generic[EventT]):
             self._rest = buffers
             if self._drained is not None:
                 self._token.run_sync_soon(self._wake_drained)
-        if self._rest or connection.error is not None:
+        # H2CData is handed out a batch at a time: there may be more.
+        if self._rest or connection.wants_to_send or connection.error is not None:
             self._token.run_sync_soon(self._wake_sender)
 
     async def drained(self, limit_bytes: int) -> None:

@@ -153,6 +153,20 @@ async def test_reads_and_writes_of_many_sizes(digests):
         nursery.cancel_scope.cancel()
 
 
+async def test_data_of_more_than_a_batch_leaves_though_nothing_else_comes(monkeypatch):
+    monkeypatch.setattr("nvmf_tcp.host.H2C_BATCH_BYTES", 4096)
+    params = ControllerQueueParams(maxh2cdata_bytes=4096)
+    async with qpairs(controller_params=params) as (host, controller):
+        host.transmit(write_command(1, pattern(40_000)))
+        command = await controller.receive()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.receive)
+            nursery.start_soon(controller.receive)
+            with trio.fail_after(5):
+                assert await controller.receive_data(command) == pattern(40_000)
+            nursery.cancel_scope.cancel()
+
+
 async def test_data_in_more_buffers_than_one_system_call_takes():
     async with qpairs() as (host, controller):
         pieces = [pattern(301)[at % 30 :] for at in range(3000)]
