@@ -38,6 +38,9 @@ EventT = TypeVar("EventT")
 IOV_MAX: Final = 1024
 #: How long the end of a connection may take: sending what is queued, and a TermReq's echo.
 FLUSH_S: Final = 1.0
+#: As much does not wait for the end of the turn: the peer works on it while this side goes on, and
+#: its bytes are still in the processor's cache.
+EARLY_BYTES: Final = 1 << 20
 #: System calls and events that come without waiting, before other tasks get a turn.
 YIELD_EVERY: Final = 32
 
@@ -66,6 +69,8 @@ class Driver(Generic[EventT]):
         self._token: trio.lowlevel.TrioToken | None = None
         #: This turn's end will send.
         self._at_end = False
+        #: What this turn has sent before its end.
+        self._early_bytes = 0
         #: What the kernel did not take at a turn's end.
         self._rest: list[Buffer] = []
         self._closing = False
@@ -119,14 +124,19 @@ class Driver(Generic[EventT]):
     # Sending.
 
     def wake(self) -> None:
-        """Has what is queued sent at the end of this turn of the event loop."""
-        if not self._sender_parked or self._at_end:
+        """Has what is queued sent at the end of this turn of the event loop, or much at once."""
+        if not self._sender_parked:
             return
         if self._turn is None:
             self._wake_sender()
-        else:
+            return
+        if not self._at_end:
             self._at_end = True
             self._turn.at_end(self._send_at_end)
+        if self._connection.unsent_bytes >= EARLY_BYTES and not self._rest:
+            self._early_bytes += self._connection.unsent_bytes
+            if self._send_now():
+                self._wake_sender()
 
     def _wake_sender(self) -> None:
         if self._sender_parked:
@@ -135,16 +145,25 @@ class Driver(Generic[EventT]):
             trio.lowlevel.reschedule(self._sender)
 
     def _send_at_end(self) -> None:
-        """Sends what the kernel takes at once; the rest, every error and the end are the task's."""
         self._at_end = False
+        assert self._turn is not None
+        self._turn.sent_bytes += self._early_bytes
+        self._early_bytes = 0
+        if self._sender_parked and self._send_now():
+            # The loop is about to wait: a task that is merely rescheduled now would wait with it.
+            assert self._token is not None
+            self._token.run_sync_soon(self._wake_sender)
+
+    def _send_now(self) -> bool:
+        """Sends what the kernel takes at once; the rest, every error and the end are the task's.
+
+        Returns whether the task has something to do.
+        """
         connection = self._connection
-        if not self._sender_parked:
-            return
-        # The loop is about to wait: a task that is merely rescheduled now would wait with it.
-        assert self._token is not None
-        if connection.error is None and connection.wants_to_send:
+        if connection.error is None and connection.wants_to_send and not self._rest:
             buffers = connection.data_to_send()
             assert self._turn is not None
+            assert self._token is not None
             self._turn.sent_buffers += len(buffers)
             self._turn.sent_bytes += connection.unsent_bytes
             try:
@@ -157,8 +176,7 @@ class Driver(Generic[EventT]):
             if self._drained is not None:
                 self._token.run_sync_soon(self._wake_drained)
         # H2CData is handed out a batch at a time: there may be more.
-        if self._rest or connection.wants_to_send or connection.error is not None:
-            self._token.run_sync_soon(self._wake_sender)
+        return bool(self._rest) or connection.wants_to_send or connection.error is not None
 
     async def drained(self, limit_bytes: int) -> None:
         """Waits until no more than `limit_bytes` are unsent, or the connection is dead."""

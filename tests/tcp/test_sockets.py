@@ -2,12 +2,14 @@
 
 import contextlib
 import errno
+import os
 import socket
 import struct
 from typing import cast
 
 import pytest
 import trio
+import trio.testing
 
 from nvmf_tcp import TcpOptions, TcpTransport
 from nvmf_tcp.driver import _reason
@@ -165,6 +167,28 @@ async def test_data_of_more_than_a_batch_leaves_though_nothing_else_comes(monkey
             with trio.fail_after(5):
                 assert await controller.receive_data(command) == pattern(40_000)
             nursery.cancel_scope.cancel()
+
+
+async def test_much_is_sent_before_the_turn_ends_and_all_of_it_in_order():
+    params = ControllerQueueParams(max_queued_bytes=64 << 20)
+    sending_by_tasks = bool(os.environ.get(SWITCH))
+    async with qpairs(controller_params=params) as (host, controller):
+        targets = {cid: bytearray(1 << 20) for cid in range(20)}
+        for cid, target in targets.items():
+            host.transmit(read_command(cid, memoryview(target)))
+        commands = [await controller.receive() for _ in targets]
+        await trio.testing.wait_all_tasks_blocked()
+        for command in commands:
+            # More than the kernel takes at once; none of these yields.
+            await controller.send_data(command, [bytes([command.cid]) * (1 << 20)], complete=False)
+            if command.cid == 0:
+                left = controller._connection.unsent_bytes < 1 << 20
+                assert left != sending_by_tasks
+            controller.transmit(ResponseCapsule(command.cid))
+        assert controller._connection.unsent_bytes > 0
+        with trio.fail_after(5):
+            assert [(await host.receive()).cid for _ in targets] == list(targets)
+        assert all(target == bytes([cid]) * (1 << 20) for cid, target in targets.items())
 
 
 async def test_data_in_more_buffers_than_one_system_call_takes():
