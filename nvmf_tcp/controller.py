@@ -11,6 +11,7 @@ was abandoned, or whose command was answered early, is swallowed.
 from collections.abc import Sequence
 from typing import Final
 
+from nvmf_transport import heap
 from nvmf_transport.capsule import ReceivedCommand, ResponseCapsule
 from nvmf_transport.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from nvmf_transport.interfaces import ADMIN_IN_CAPSULE_BYTES, ControllerQueueParams
@@ -189,7 +190,8 @@ class ControllerConnection(TcpConnection[ControllerEvent]):
             raise LocalProtocolError(f"CID {cid} is not outstanding, or its data was asked for")
         if command.in_capsule_data is not None or not command.transfer_bytes:
             raise LocalProtocolError("data asked for that was in the capsule, or that is none")
-        buffer = bytearray(command.transfer_bytes)
+        # Nobody sees it before all of it has come.
+        buffer = heap.fresh(command.transfer_bytes)
         transfer = InboundTransfer(command, buffer, memoryview(buffer))
         self._commands[cid] = []
         self._transfers[cid] = transfer
@@ -285,7 +287,8 @@ class ControllerConnection(TcpConnection[ControllerEvent]):
             # What no command of this queue may have in its capsule gets no memory.
             self._capsule_data = None
             return None
-        self._capsule_data = bytearray(payload_bytes)
+        # Nobody sees it before all of it has come.
+        self._capsule_data = heap.fresh(payload_bytes)
         return memoryview(self._capsule_data)
 
     def _h2c_breach(self, layout: Layout, start: int, payload_bytes: int) -> RemoteProtocolError:
