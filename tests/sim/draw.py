@@ -119,6 +119,13 @@ TURNS: Final = (
         given={**_GHOSTLY, "tbkas": False, "cqt_ms": 700},
         struck=_LINGERING,
     ),
+    # All that lingers for more than half of the time lands while the controller quiesces.
+    Turn(
+        FaultKind.CUT,
+        duel=Duel.WRITERS,
+        given={**_GHOSTLY, "kato_s": 1, "cqt_ms": 3000},
+        struck=_LINGERING,
+    ),
     Turn(
         FaultKind.CUT,
         duel=Duel.WRITERS,

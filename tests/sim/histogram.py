@@ -35,6 +35,7 @@ MINIMUM: Final = {
     "overlapping writes sent again": 200,
     "ghosts": 80,
     "ghosts while the host was back": 60,
+    "ghosts while the controller quiesced": 10,
     "late completions after a kill": 250,
     "reconnections by hand": 70,
     "fences vouched for": 13,

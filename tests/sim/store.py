@@ -106,6 +106,8 @@ class Pace:
     fence_s: float
     #: What arrives late lands so long after that, at most.
     late_s: float
+    #: Of both, the part that a controller takes to quiesce.
+    cqt_s: float = 0.0
     #: Until then commands may arrive that were sent long ago: they land within KATO.
     thawed_until: float = 0.0
     #: Whether the host has an association again.
@@ -251,14 +253,17 @@ class SimStore:
                 with trio.move_on_after(self._pace.chance.uniform(0.01, 0.2)):
                     await self._dead.wait()
         if changes:
-            self._count(record)
+            self._count(record, began_at)
         return True
 
-    def _count(self, record: Record | None) -> None:
+    def _count(self, record: Record | None, began_at: float) -> None:
         if trio.current_effective_deadline() == -float("inf"):
             self._counts["ghosts"] += 1
             if self._pace.host_is_back():
                 self._counts["ghosts while the host was back"] += 1
+                noticed_at = began_at + self._pace.fence_s - self._pace.cqt_s
+                if trio.current_time() > noticed_at:
+                    self._counts["ghosts while the controller quiesced"] += 1
         elif record is not None and record.cancelled:
             self._counts["late completions after a kill"] += 1
 

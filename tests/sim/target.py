@@ -93,6 +93,7 @@ class Target:
             plan.slow,
             (3.0 if plan.tbkas else 2.0) * kato_s + cqt_s,
             kato_s + cqt_s,
+            cqt_s,
         )
         self.media = [
             Medium(number, shape.lba_bytes * shape.size_lbas, shape.lba_bytes, shape.volatile)
