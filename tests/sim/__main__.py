@@ -5,14 +5,13 @@ import secrets
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import partial
 from pathlib import Path
 
-from .campaign import Campaign, campaign
+from .campaign import BATCH, Campaign, campaign
 from .histogram import shortages, table
 
-#: Scenarios that one process runs before it is looked at again.
-_SHARE = 500
+#: Batches that one process runs before it is looked at again.
+_SHARE = 20
 
 
 def main() -> int:
@@ -47,11 +46,15 @@ def main() -> int:
 
 def _campaign(seed: int, scenarios: int, workers: int) -> Campaign:
     total = Campaign(seed)
-    shares = [min(_SHARE, scenarios - done) for done in range(0, scenarios, _SHARE)]
     with ProcessPoolExecutor(workers) as pool:
         futures = [
-            pool.submit(partial(campaign, seed + index, share))
-            for index, share in enumerate(shares)
+            pool.submit(
+                campaign,
+                seed,
+                min(_SHARE * BATCH, scenarios - done),
+                first_batch=done // BATCH,
+            )
+            for done in range(0, scenarios, _SHARE * BATCH)
         ]
         for future in as_completed(futures):
             if future.cancelled():
