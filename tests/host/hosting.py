@@ -12,10 +12,11 @@ from nvmf_host.controller import Controller
 from nvmf_host.host import Host, NodeEvent, open_host
 from nvmf_host.identity import HostIdentity
 from nvmf_host.state import ControllerState
+from nvmf_transport.errors import NvmfError
 from nvmf_transport.interfaces import register
 from nvmf_transport.loop import LoopTransport
 
-from .scripted import ADDRESS, SUBNQN
+from .scripted import ADDRESS, SUBNQN, Scripted
 
 IDENTITY = HostIdentity(
     nqn="nqn.2014-08.org.nvmexpress:uuid:8f7a3a52-5f5b-4b63-9a43-0c3e2ad5a001",
@@ -55,3 +56,28 @@ async def until(condition: Callable[[], object], *, limit_s: float = 100) -> Non
 
 async def in_state(controller: Controller, state: ControllerState, *, limit_s: float = 100) -> None:
     await until(lambda: controller.state is state, limit_s=limit_s)
+
+
+class Outcome:
+    """What became of something that runs beside the test."""
+
+    def __init__(self) -> None:
+        self.value: object = None
+        self.error: NvmfError | None = None
+        self.at: float | None = None
+
+    async def of(self, call, *args) -> None:
+        try:
+            self.value = await call(*args)
+        except NvmfError as error:
+            self.error = error
+        self.at = trio.current_time()
+
+
+def waiting(controller: Controller, nsid: int = 1) -> int:
+    return controller.namespaces[nsid].info().waiting_requests
+
+
+async def lose(target: Scripted, controller: Controller, qid: int = 0) -> None:
+    target.close_queue(qid)
+    await until(lambda: controller.state is not ControllerState.LIVE)

@@ -1,17 +1,20 @@
 """A controller's I/O side for tests: queue pairs whose peer is the test, and a medium."""
 
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from nvmf_host.fencing import Fence
 from nvmf_host.io_path import IoPath
 from nvmf_host.namespace import Namespace
 from nvmf_host.qpair import HostQueue
 from nvmf_host.scan import NamespaceDescription
+from nvmf_host.state import NamespaceState
 from nvmf_transport.address import Address
 from nvmf_transport.capsule import CommandCapsule, ResponseCapsule
 from nvmf_transport.errors import ConnectionLostError, TransportError
@@ -308,3 +311,27 @@ def begin(nursery: trio.Nursery, call: Callable[..., Awaitable[Any]], *args: Any
 
     nursery.start_soon(run)
     return outcome
+
+
+def sent(link: Link) -> list[tuple[str, int]]:
+    """Commands without an answer, as (opcode, SLBA), in the order in which they were sent."""
+    return [
+        (opcode(capsule).name, SubmissionEntry.unpack(capsule.sqe).slba) for capsule in link.sent
+    ]
+
+
+def state_of(namespace: Namespace) -> NamespaceState:
+    """Its state now: a function, or mypy takes the last look for granted."""
+    return namespace.state
+
+
+async def serve(link: Link, medium: Medium, randomness: random.Random | None = None) -> None:
+    """Executes commands, in a random order where there is randomness."""
+    while True:
+        await wait_all_tasks_blocked()
+        if not link.sent:
+            await link.transmitted()
+            continue
+        capsule = randomness.choice(link.sent) if randomness else link.sent[0]
+        medium.execute(capsule)
+        link.answer(capsule)

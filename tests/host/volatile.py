@@ -8,15 +8,19 @@ import trio
 
 from nvmf_host.controller import Controller
 from nvmf_host.host import Host
+from nvmf_host.messages import ResumeRequest
 from nvmf_host.namespace import Namespace
+from nvmf_host.service import Requests
 from nvmf_host.state import ControllerState, NamespaceState
 from nvmf_transport.errors import NvmfError
+from nvmf_transport.nvme import NvmOpcode
 
 from .hosting import hosting, in_state, params
 from .medium import LBA_BYTES as L
 from .scripted import Scripted, scripted
 
 LOST = ControllerState.LOST
+NODE = "nvme0ns1"
 
 
 @attrs.define(eq=False)
@@ -71,3 +75,16 @@ async def stage(announce, **fields) -> AsyncIterator[Stage]:
         controller = await host.connect(params())
         yield Stage(target, host, controller, tasks)
         tasks.cancel_scope.cancel()
+
+
+async def resume(it: Stage, *, rewrite: bool = False, accept: bool = False) -> None:
+    await Requests(it.host).handle(ResumeRequest(device=NODE, rewrite=rewrite, accept=accept))
+
+
+def io(target: Scripted) -> list[tuple[str, int]]:
+    """I/O commands with their SLBA."""
+    return [
+        (seen.what, int.from_bytes(seen.sqe[40:48], "little"))
+        for seen in target.seen
+        if seen.qid > 0 and seen.what in NvmOpcode.__members__
+    ]
