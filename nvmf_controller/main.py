@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Final, NoReturn
 
@@ -16,43 +16,20 @@ import trio
 
 from nvmf_tcp import TcpTransport, poll_short_waits
 from nvmf_transport import heap
-from nvmf_transport.address import Address
-from nvmf_transport.errors import ConfigError, NvmfError
-from nvmf_transport.fabrics import DISCOVERY_NQN
+from nvmf_transport.errors import NvmfError
 from nvmf_transport.interfaces import Transport, lookup, register
-from nvmf_transport.nqn import check_nqn
 
-from .devices import Device, open_namespace
-from .fault_file import read_fault_plan
-from .faults import FaultPlan
+from .devices import open_namespace
 from .identity import default_subnqn
+from .options import DEFAULT_ADDRESS, Options, check
 from .server import Server, ServerConfig, serve
-from .subsystem import MAX_NAMESPACES, ControllerConfig, NvmSubsystem
+from .subsystem import ControllerConfig, NvmSubsystem
 from .subsystem_faults import lose_caches
 
 _log = logging.getLogger(__name__)
 
 _EX_USAGE: Final = 64
 _EX_FAILURE: Final = 1
-_MIN_H2CDATA_BYTES: Final = 4096
-_MAX_H2CDATA_BYTES: Final = 1 << 20
-_MAX_IN_CAPSULE_BYTES: Final = 1 << 20
-_DEFAULT_ADDRESS: Final = "127.0.0.1"
-
-
-@attrs.frozen(kw_only=True)
-class Options:
-    """The command line, checked."""
-
-    addresses: tuple[Address, ...]
-    discovery_addresses: tuple[Address, ...]
-    subnqn: str | None
-    devices: tuple[Device, ...]
-    read_only: bool
-    volatile_cache: bool
-    faults: FaultPlan | None
-    maxh2cdata_bytes: int
-    config: ControllerConfig
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -63,7 +40,7 @@ class Options:
     multiple=True,
     metavar="ADDRESS",
     help="Address to listen on, with or without :PORT; may be given again.  "
-    f"[default: {_DEFAULT_ADDRESS}]",
+    f"[default: {DEFAULT_ADDRESS}]",
 )
 @click.option(
     "-p",
@@ -150,7 +127,7 @@ def command(
     _set_up_logging(verbose)
     register(TcpTransport())
     kind = lookup(transport)
-    options = _check(
+    options = check(
         listen,
         port,
         discovery_port,
@@ -184,81 +161,6 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-def _check(
-    listen: Sequence[str],
-    port: int,
-    discovery_port: int,
-    subnqn: str | None,
-    devices: Sequence[str],
-    *,
-    read_only: bool,
-    volatile_cache: bool,
-    faults: str | None,
-    max_h2cdata: int,
-    in_capsule: int,
-) -> Options:
-    """The command line's values; raises `ConfigError`."""
-    addresses = [
-        Address.parse(text, default_port=port, field="listen address", allow_port_0=True)
-        for text in listen or (_DEFAULT_ADDRESS,)
-    ]
-    # Discovery is answered on every port: one port for both needs one listener.
-    for_discovery = {
-        Address(address.host, discovery_port): None
-        for address in addresses
-        if discovery_port == 0 or address.port != discovery_port
-    }
-    if subnqn is not None:
-        check_nqn(subnqn, "subsystem NQN")
-        if subnqn == DISCOVERY_NQN:
-            raise ConfigError(
-                "is the discovery subsystem's; give another", field="subsystem NQN", value=subnqn
-            )
-    if not _MIN_H2CDATA_BYTES <= max_h2cdata <= _MAX_H2CDATA_BYTES or max_h2cdata % 4:
-        raise ConfigError(
-            f"not allowed; give a multiple of 4 from {_MIN_H2CDATA_BYTES} to {_MAX_H2CDATA_BYTES}",
-            field="MAXH2CDATA",
-            value=max_h2cdata,
-        )
-    if not 0 <= in_capsule <= _MAX_IN_CAPSULE_BYTES or in_capsule % 16:
-        raise ConfigError(
-            f"not allowed; give a multiple of 16 from 0 to {_MAX_IN_CAPSULE_BYTES}",
-            field="in-capsule data",
-            value=in_capsule,
-        )
-    if len(devices) > MAX_NAMESPACES:
-        raise ConfigError(
-            f"at most {MAX_NAMESPACES} can be served; give fewer",
-            field="number of devices",
-            value=len(devices),
-        )
-    return Options(
-        addresses=tuple(addresses),
-        discovery_addresses=tuple(for_discovery),
-        subnqn=subnqn,
-        devices=_distinct([Device.parse(text) for text in devices]),
-        read_only=read_only,
-        volatile_cache=volatile_cache,
-        faults=None if faults is None else read_fault_plan(faults),
-        maxh2cdata_bytes=max_h2cdata,
-        config=ControllerConfig(in_capsule_bytes=in_capsule),
-    )
-
-
-def _distinct(devices: Sequence[Device]) -> tuple[Device, ...]:
-    """The devices; one that is given twice would be locked by ourselves, and blamed on another."""
-    seen: set[str] = set()
-    for device in devices:
-        if device.path is not None:
-            path = os.path.realpath(device.path)
-            if path in seen:
-                raise ConfigError(
-                    "given twice; give each file once", field="device", value=device.text
-                )
-            seen.add(path)
-    return tuple(devices)
 
 
 async def _run(transport: Transport, options: Options) -> None:
