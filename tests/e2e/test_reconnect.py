@@ -21,6 +21,17 @@ pytestmark = [pytest.mark.fuse, pytest.mark.timeout(60)]
 
 _MIB = 1 << 20
 _SUBNQN = "nqn.2024-01.org.example:reconnect"
+#: What is under way must not be over before the loss, on any machine: it takes seconds so.
+_SLOW = """
+[[rule]]
+opcode = "read"
+action = { do = "delay", seconds = 0.005 }
+
+[[rule]]
+opcode = "write"
+action = { do = "delay", seconds = 0.005 }
+"""
+_READS = 1600
 
 
 def eventually(condition: Callable[[], object], what: str, *, within_s: float = 15) -> None:
@@ -56,6 +67,12 @@ class Setting:
         self.port = self.target.port
         return self.target
 
+    def start_slow(self, disk: Path) -> Nvmfd:
+        """The same, where every read and write takes a few milliseconds."""
+        plan = self.folder / "slow.toml"
+        plan.write_text(_SLOW)
+        return self.start("--faults", plan, disk)
+
     def connect(self, *options: str) -> None:
         assert self.target is not None
         assert self.mount.connect(self.target.address, _SUBNQN, *options) == "nvme0"
@@ -70,6 +87,11 @@ class Setting:
         """What the controller's node says."""
         found: dict[str, object] = json.loads((self.mount.path / name).read_text())
         return found
+
+    def commands(self) -> int:
+        """How many were sent on the I/O queues of this association."""
+        queues = json.loads((self.mount.path / "nvme0").read_text())["queues"]
+        return sum(queue["commands"] for queue in queues if queue["qid"])
 
     def wait_for(self, *states: str) -> None:
         eventually(lambda: self.state()["state"] in states, f"nvme0 is {states}")
@@ -155,7 +177,7 @@ class _Caller(threading.Thread):
 def test_a_read_and_a_write_in_flight_finish_after_a_manual_reconnect(setting, tmp_path):
     half = 4 * _MIB
     disk, data = _disk(tmp_path, 2 * half)
-    setting.start(disk)
+    setting.start_slow(disk)
     setting.connect("-r", "0")
     new = os.urandom(half)
     reader = _Caller(setting.node, 0, half)
@@ -182,18 +204,19 @@ def test_a_read_and_a_write_in_flight_finish_after_a_manual_reconnect(setting, t
 def test_asynchronous_reads_and_a_copy_go_on_after_a_loss(setting, tmp_path):
     disk, _ = _disk(tmp_path, 64 * _MIB)
     original, data = _disk(tmp_path, 64 * _MIB, "original")
-    setting.start(disk)
+    setting.start_slow(disk)
     setting.connect("-r", "0")
     fio = subprocess.Popen(
         [
             *("fio", "--name=reads", f"--filename={setting.node}", "--rw=randread", "--bs=4k"),
             *("--ioengine=libaio", "--iodepth=16", "--direct=1", "--size=64M", "--rate_iops=400"),
-            *("--time_based", "--runtime=4", "--output-format=json"),
+            *(f"--number_ios={_READS}", "--output-format=json"),
         ],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         text=True,
     )
+    eventually(lambda: setting.commands() > 50, "fio has begun")
     copy = subprocess.Popen(["cp", original, setting.node])
     eventually(lambda: _head(disk) == data[:4096], "cp has begun")
 
@@ -209,13 +232,13 @@ def test_asynchronous_reads_and_a_copy_go_on_after_a_loss(setting, tmp_path):
 
     job = report["jobs"][0]
     assert (fio.returncode, job["error"]) == (0, 0)
-    assert job["read"]["total_ios"] > 100
+    assert job["read"]["total_ios"] == _READS
     assert setting.node.read_bytes() == data
 
 
 def test_it_reconnects_by_itself(setting, tmp_path):
     disk, data = _disk(tmp_path, 4 * _MIB)
-    setting.start(disk)
+    setting.start_slow(disk)
     setting.connect("-r", "1")
     reader = _Caller(setting.node, 0, 4 * _MIB)
     eventually(reader.has_begun, "the reader is under way")
@@ -235,7 +258,7 @@ def test_it_reconnects_by_itself(setting, tmp_path):
 
 def test_another_disk_in_its_place_stays_paused_until_the_right_one_is_back(setting, tmp_path):
     disk, data = _disk(tmp_path, 4 * _MIB)
-    setting.start(disk)
+    setting.start_slow(disk)
     setting.connect("-r", "0")
     uuid = setting.attribute("uuid")
     reader = _Caller(setting.node, 0, 4 * _MIB)
@@ -327,7 +350,7 @@ def test_a_read_only_connection_writes_nothing(setting, tmp_path):
 def test_losing_one_controller_leaves_the_other_untouched(setting, tmp_path):
     disk, data = _disk(tmp_path, 4 * _MIB)
     other, other_data = _disk(tmp_path, 4 * _MIB, "other")
-    setting.start(disk)
+    setting.start_slow(disk)
     setting.connect("-r", "0")
     with programs.nvmfd(other, log=tmp_path / "other.log") as second:
         assert setting.mount.connect(second.address, second.subnqn) == "nvme1"
