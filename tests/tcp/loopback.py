@@ -4,7 +4,7 @@ import contextlib
 
 import trio
 
-from nvmf_tcp import TcpTransport
+from nvmf_tcp import TcpTransport, poll_short_waits
 from nvmf_transport.address import Address
 from nvmf_transport.capsule import ResponseCapsule
 from nvmf_transport.errors import ConnectionLostError
@@ -19,6 +19,8 @@ from nvmf_transport.interfaces import (
 )
 
 ANY_PORT = Address("127.0.0.1", 0)
+#: Tasks that are alone wait in place, as in the programs.
+IN_PLACE = False
 
 
 def soon(seconds=5.0):
@@ -28,6 +30,8 @@ def soon(seconds=5.0):
 @contextlib.asynccontextmanager
 async def qpairs(host_params=None, controller_params=None, options=None):
     """A host's qpair and its controller's, connected over loopback."""
+    if IN_PLACE:
+        poll_short_waits()
     transport: Transport = TcpTransport(options)
     established: list[ControllerQueuePair] = []
     ready, finished = trio.Event(), trio.Event()
@@ -56,6 +60,8 @@ async def qpairs(host_params=None, controller_params=None, options=None):
 @contextlib.asynccontextmanager
 async def scripted_controller(script):
     """An endpoint where `script` plays the controller, with the stream of each connection."""
+    if IN_PLACE:
+        poll_short_waits()
 
     async def serve(stream):
         with contextlib.suppress(trio.BrokenResourceError):

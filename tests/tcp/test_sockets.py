@@ -12,6 +12,7 @@ import trio.testing
 from nvmf_tcp import TcpOptions, TcpTransport
 from nvmf_tcp.driver import _reason
 from nvmf_tcp.pdu import PduType, TermReq
+from nvmf_tcp.turn import SWITCH
 from nvmf_transport.capsule import ResponseCapsule
 from nvmf_transport.errors import (
     ConnectionLostError,
