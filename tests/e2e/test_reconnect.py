@@ -25,11 +25,11 @@ _SUBNQN = "nqn.2024-01.org.example:reconnect"
 _SLOW = """
 [[rule]]
 opcode = "read"
-action = { do = "delay", seconds = 0.005 }
+action = {{ do = "delay", seconds = {seconds} }}
 
 [[rule]]
 opcode = "write"
-action = { do = "delay", seconds = 0.005 }
+action = {{ do = "delay", seconds = {seconds} }}
 """
 _READS = 1600
 
@@ -67,10 +67,10 @@ class Setting:
         self.port = self.target.port
         return self.target
 
-    def start_slow(self, disk: Path) -> Nvmfd:
-        """The same, where every read and write takes a few milliseconds."""
+    def start_slow(self, disk: Path, seconds: float = 0.005) -> Nvmfd:
+        """The same, where every read and write takes so long."""
         plan = self.folder / "slow.toml"
-        plan.write_text(_SLOW)
+        plan.write_text(_SLOW.format(seconds=seconds))
         return self.start("--faults", plan, disk)
 
     def connect(self, *options: str) -> None:
@@ -204,7 +204,8 @@ def test_a_read_and_a_write_in_flight_finish_after_a_manual_reconnect(setting, t
 def test_asynchronous_reads_and_a_copy_go_on_after_a_loss(setting, tmp_path):
     disk, _ = _disk(tmp_path, 64 * _MIB)
     original, data = _disk(tmp_path, 64 * _MIB, "original")
-    setting.start_slow(disk)
+    # Few and long writes make the copy.
+    setting.start_slow(disk, 0.05)
     setting.connect("-r", "0")
     fio = subprocess.Popen(
         [
