@@ -48,6 +48,7 @@ _DSM_RANGE: Final = struct.Struct("<IIQ")
 _FUSE_MASK: Final = 3
 READ: Final = int(NvmOpcode.READ)
 WRITE: Final = int(NvmOpcode.WRITE)
+_FLUSH: Final = int(NvmOpcode.FLUSH)
 _NLB_MASK: Final = 0xFFFF
 #: PRINFO and DTYPE of CDW12 need protection information or directives, which no namespace has;
 #: STC and LR are hints.
@@ -104,7 +105,7 @@ class IoQueue(Queue):
                 self.fail(command, command.fault)
             elif flags & _FUSE_MASK:
                 self.fail(command, INVALID_FIELD.with_dnr())
-            elif opcode == NvmOpcode.FLUSH and nsid == NSID_ALL:
+            elif opcode == _FLUSH and nsid == NSID_ALL:
                 self.start(nursery, command, self._flush_all, list(subsystem))
             elif (handler := handlers.get(opcode)) is None:
                 self.fail(command, _unknown_opcode(command))

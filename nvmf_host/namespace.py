@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import attrs
 
+from nvmf_transport import heap
 from nvmf_transport.errors import (
     CommandError,
     ConfigError,
@@ -160,7 +161,12 @@ class Namespace:
         if into is not None and whole_bytes == length <= len(into):
             data = memoryview(into)[:length]
         else:
-            data = bytearray(whole_bytes)
+            # A response whose data is not all in is an error, so nobody sees what was there before.
+            data = (
+                heap.fresh(whole_bytes)
+                if whole_bytes >= heap.FRESH_BYTES
+                else bytearray(whole_bytes)
+            )
         engine = self.engine
         request = engine.transfer(_READ, slba, nlb, data, opener)
         if whole_bytes != length:

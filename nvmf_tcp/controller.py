@@ -58,6 +58,8 @@ from .validate_specific import (
 
 ControllerEvent = ReceivedCommand | InboundTransfer
 
+#: An enumeration's members are looked up by a call (Python 3.11), which every PDU would make.
+_CAPSULE_CMD: Final = PduType.CAPSULE_CMD
 #: Commands that may be outstanding before CONNECT has settled the size of the queue.
 _ENTRIES_BEFORE_CONNECT: Final = 1
 _TAGS: Final = 1 << 16
@@ -255,7 +257,7 @@ class ControllerConnection(TcpConnection[ControllerEvent]):
             raise self._terminated(start)
 
     def _open(self, layout: Layout, start: int, payload_bytes: int) -> memoryview | None:
-        if layout.type is PduType.CAPSULE_CMD:
+        if layout.type is _CAPSULE_CMD:
             return self._open_command(start, payload_bytes)
         cid, ttag, offset, length = DATA_SPECIFIC.unpack_from(self._rx, start + CommonHeader.SIZE)
         r2t = self._r2ts.get(ttag)
@@ -312,7 +314,7 @@ class ControllerConnection(TcpConnection[ControllerEvent]):
         return breach
 
     def _finish(self, layout: Layout, digest_ok: bool, events: list[ControllerEvent]) -> None:
-        if layout.type is PduType.CAPSULE_CMD:
+        if layout.type is _CAPSULE_CMD:
             events.append(self._received_command(digest_ok))
             return
         r2t = self._current
