@@ -35,12 +35,15 @@ class InPlace:
     _clock_ns: Callable[[], int] = attrs.field(alias="clock_ns", default=time.monotonic_ns)
     #: How many of the tasks that could run need not: what they would do, this one does.
     spare: int = 0
+    #: Those of them that are to run in this pass: they are not among the runnable any more.
+    _spare_now: int = attrs.field(init=False, default=0)
     _alone: bool = attrs.field(init=False, default=False)
     _ends_ns: int = attrs.field(init=False, default=0)
     _watched: list[int] = attrs.field(init=False, factory=list)
 
     def begin(self) -> None:
         """The event loop has waited, and its tasks are about to run."""
+        self._spare_now = self.spare
         self._alone = len(self._inside.runnable) - self.spare <= 1
         self._ends_ns = self._clock_ns() + MOST_NS
 
@@ -66,7 +69,7 @@ class InPlace:
 
         False where the caller has to wait as ever: it is not alone, or nothing has come.
         """
-        if not self._alone or len(self._inside.runnable) > self.spare:
+        if not self._alone or len(self._inside.runnable) > self.spare - self._spare_now:
             return False
         if self._clock_ns() >= self._ends_ns:
             return False

@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 import time
+from collections import deque
 from functools import partial
 
 import attrs
@@ -112,6 +113,21 @@ async def test_a_task_that_need_not_run_is_no_obstacle_until_it_does(in_place):
             in_place.spare += 1
             assert in_place.wait(in_place.poll_of(reader), reader)
     assert seen == [True, False]
+
+
+async def test_one_that_runs_in_this_pass_does_not_hide_another_that_is_woken_in_it(in_place):
+    inside = in_place._inside
+    runnable = deque([trio.lowlevel.current_task()] * 2)
+    with pipe() as (reader, writer):
+        os.write(writer, b"x")
+        poll = in_place.poll_of(reader)
+        in_place._inside = attrs.evolve(inside, runnable=runnable)
+        in_place.spare = 1
+        in_place.begin()
+        runnable.clear()
+        assert in_place.wait(poll, reader)
+        runnable.append(trio.lowlevel.current_task())
+        assert not in_place.wait(poll, reader)
 
 
 async def test_waits_are_of_the_loop_again_after_a_while(in_place):
