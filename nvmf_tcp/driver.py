@@ -190,6 +190,9 @@ class Driver(Generic[EventT]):
         trio.lowlevel.notify_closing(self._sock)
 
     async def _readable(self) -> None:
+        if self._connection.error is not None:
+            # It came with responses, which were handed out first; the peer may say nothing more.
+            raise self._connection.error
         if self._sender.error is not None:
             raise self._lost(self._sender.error) from self._sender.error
         self._streak = 0

@@ -347,6 +347,28 @@ async def test_what_a_host_sent_and_nobody_took_is_not_sent_after_its_end():
     assert taken < 2000 * 8192
 
 
+async def test_an_error_that_came_with_a_response_is_raised_though_the_peer_stays():
+    """The peer sends nothing more, and does not close either."""
+    over = trio.Event()
+
+    async def script(stream):
+        await receive_exactly(stream, 128)
+        await stream.send_all(ic_resp())
+        await receive_exactly(stream, 72)
+        response = pdu(PduType.CAPSULE_RESP, struct.pack("<QHHHH", 0, 0, 0, 1, 0))
+        await stream.send_all(response * 2)
+        await over.wait()
+
+    async with scripted_controller(script) as endpoint:
+        async with TcpTransport().connect(endpoint, HostQueueParams(), deadline=soon()) as host:
+            host.transmit(read_command(1, None))
+            with trio.fail_after(5):
+                assert (await host.receive()).cid == 1
+                with pytest.raises(RemoteProtocolError):
+                    await host.receive()
+        over.set()
+
+
 async def test_a_term_req_from_the_controller_is_named():
     async def script(stream):
         await receive_exactly(stream, 128)
