@@ -7,7 +7,8 @@ is the only one with anything to do can as well wait for its descriptor itself. 
 trio's epoll with it, which stands for all that anybody else waits for: their sockets, calls from
 other threads, signals.
 
-Deadlines of other tasks are late by `MOST_NS` at the most: then the next wait is trio's again.
+Deadlines of other tasks are late by `MOST_NS` and one such wait at the most: then the next wait is
+trio's again.
 """
 
 import select
