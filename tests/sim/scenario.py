@@ -131,7 +131,7 @@ class Scenario:
             replay_limit_s=_seconds(plan.replay_limit_ms) or 600.0,
         ).checked()
         self._pending: set[Record] = set()
-        self._answered_at = 0.0
+        self._answered_at: dict[int, float] = {}
         self._shrinks = any(fault.kind is FaultKind.SHRINK for fault in plan.faults)
 
     async def main(self) -> None:
@@ -251,7 +251,7 @@ class Scenario:
             with scope:
                 await self._call(namespace, op, record, told)
                 self.history.respond(record)
-                self._answered_at = trio.current_time()
+                self._answered_at[op.namespace] = trio.current_time()
         except NvmfError as error:
             if not self._may_fail(record, namespace, error):
                 self.history.faults.append(f"{record} failed: {error!r}")
@@ -264,8 +264,10 @@ class Scenario:
     def _may_fail(self, record: Record, namespace: Namespace, error: NvmfError) -> bool:
         """What a failed change has done is unknown: it may land now, later, or never."""
         plan = self.plan
-        # Whoever was answered saw the association live: the outage is no older than that.
-        lasted_ms = 1000 * (trio.current_time() - self._answered_at) + 0.001
+        # Whoever was answered saw the namespace live: its outage is no older than that.  Another
+        # one may be live while this one, which came back with another identity, fails as before.
+        answered_at = self._answered_at.get(record.namespace, 0.0)
+        lasted_ms = 1000 * (trio.current_time() - answered_at) + 0.001
         match error:
             case NotConnectedError() if plan.fast_io_fail_ms is not None:
                 self.counts["failed fast"] += 1
