@@ -148,7 +148,7 @@ class Session:
         return data
 
     def close(self) -> None:
-        """Cancels what still runs for this session."""
+        """Cancels what still runs for this open of the control node."""
         self._closed = True
         for scope in self._scopes:
             scope.cancel()

@@ -152,21 +152,14 @@ class Namespace:
             length = rest
         if length <= 0:
             return _nothing()
-        if offset < 0:
-            raise self._before_beginning(offset)
-        slba = offset // size
-        nlb = -(-(offset + length) // size) - slba
+        slba, nlb = self._lbas(offset, length)
         whole_bytes = nlb * size
         data: bytearray | memoryview
         if into is not None and whole_bytes == length <= len(into):
             data = memoryview(into)[:length]
         else:
             # A response whose data is not all in is an error, so nobody sees what was there before.
-            data = (
-                heap.fresh(whole_bytes)
-                if whole_bytes >= heap.FRESH_BYTES
-                else bytearray(whole_bytes)
-            )
+            data = heap.fresh(whole_bytes)
         engine = self.engine
         request = engine.transfer(_READ, slba, nlb, data, opener)
         if whole_bytes != length:
@@ -183,8 +176,7 @@ class Namespace:
         With `fua` it is on the medium on return (Force Unit Access).  Raises what `read` raises,
         `ReadOnlyError`, and `EndOfNamespaceError` where it begins at or past the end.
         """
-        if self.read_only:
-            self._check_writable()
+        self._check_writable()
         size = self.lba_bytes
         given_bytes = len(data)
         if not given_bytes:
@@ -202,16 +194,12 @@ class Namespace:
             data = bytes(data)
         if length < given_bytes:
             data = memoryview(data)[:length]
-        if offset < 0:
-            raise self._before_beginning(offset)
-        slba = offset // size
-        nlb = -(-(offset + length) // size) - slba
+        slba, nlb = self._lbas(offset, length)
         engine, line = self.engine, self.line
         request = engine.transfer(_WRITE, slba, nlb, data, opener)
         if fua:
             request.fua = True
-        if engine.state is not _LIVE:
-            engine.check()
+        engine.check()
         held = line.enter(request)
         if held.blockers:
             await line.wait(held, request)
@@ -362,8 +350,13 @@ class Namespace:
 
     # Internals.
 
-    def _before_beginning(self, offset: int) -> LocalProtocolError:
-        return LocalProtocolError(f"{self.name}: offset {offset} is before the beginning")
+    def _lbas(self, offset: int, length: int) -> tuple[int, int]:
+        """The LBAs that bytes touch, as (SLBA, LBAs)."""
+        if offset < 0:
+            raise LocalProtocolError(f"{self.name}: offset {offset} is before the beginning")
+        size = self.lba_bytes
+        slba = offset // size
+        return slba, -(-(offset + length) // size) - slba
 
     def _check_writable(self) -> None:
         if self.read_only:

@@ -143,10 +143,7 @@ class HostConnection(TcpConnection[ResponseCapsule]):
             ):
                 SGL.pack_into(sqe, SGL_OFFSET, 0, length, _SGL_IN_CAPSULE)
                 head = COMMON.pack(self._capsule_word, self._capsule_overhead_bytes + length) + sqe
-                if self._pads_or_digests_heads or self.data_digest:
-                    self._send_data(head, data)
-                else:
-                    self._send(head, data)
+                self._send_data(head, data)
                 self._commands[cid] = HostCommand(
                     cid, None, None, self._bytes_sent + self.unsent_bytes
                 )

@@ -18,7 +18,7 @@ _MMAP_BYTES: Final = 32 << 20
 KEPT_BYTES: Final = 64 << 20
 
 #: From here on it pays not to zero a buffer: below, the call that avoids it costs as much.
-FRESH_BYTES: Final = 32 << 10
+_FRESH_BYTES: Final = 32 << 10
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -40,7 +40,7 @@ def fresh(length_bytes: int) -> bytearray:
 
     Zeroing a MiB costs a quarter of receiving it.
     """
-    buffer = bytearray(0 if length_bytes >= FRESH_BYTES else length_bytes)
+    buffer = bytearray(0 if length_bytes >= _FRESH_BYTES else length_bytes)
     if not buffer and length_bytes:
         _resize(buffer, length_bytes)
     return buffer
