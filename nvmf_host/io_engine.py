@@ -251,10 +251,6 @@ class IoEngine:
         try:
             # What nearly every request goes through, in one coroutine.
             mark = self._begin(request)
-            if not request.finished and request.outstanding and len(self._active) == 1:
-                # Nobody else waits for anything here: its own end is the next thing to come.
-                assert request.path is not None
-                request.path.wait_in_place(request)
             if not request.finished:
                 request.task = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(request.abandon_wait)
@@ -263,16 +259,64 @@ class IoEngine:
             if request.kind is not _READ:
                 self._acknowledge(request, mark)
         except BaseException:
-            self._waiting.pop(request.order, None)
-            # Of an unaligned write this is another request, where it was reading again.
-            interrupted = self._ambiguous.get(request.order, request)
-            self.settle(request.order)
-            self._remember(interrupted, known=False)
+            self._give_up(request)
             raise
         else:
             return result
         finally:
             del self._active[request]
+
+    def launch(self, request: IoRequest) -> None:
+        """Sends a request of a live namespace that no task waits for: see `launch`.
+
+        Then `conclude` it, when its attempt has ended, or `see_through`.
+        """
+        assert self._path is not None
+        self._active[request] = None
+        try:
+            request.start(self._path)
+        except BaseException:
+            self._give_up(request)
+            del self._active[request]
+            raise
+
+    def conclude(self, request: IoRequest) -> bool:
+        """The end of a launched request whose attempt has ended well; else False: `see_through`."""
+        if not request.well:
+            # A namespace that resumes before a task has come to see it through has to know.
+            self._note_doubt(request)
+            return False
+        if request.kind is not _READ:
+            self._acknowledge(request, 0)
+        del self._active[request]
+        return True
+
+    async def see_through(self, request: IoRequest) -> None:
+        """Goes on with a launched request whose attempt has not ended well: see `perform`."""
+        try:
+            await self._persevere(request, 0)
+        except BaseException:
+            self._give_up(request)
+            raise
+        finally:
+            del self._active[request]
+
+    def _note_doubt(self, request: IoRequest) -> None:
+        """A change that was sent, and not answered, goes before everything else from now on.
+
+        Where somebody gave it up, that is until a task comes that has it fail.
+        """
+        if request.is_change and (request.outstanding or (request.lost and request.sent)):
+            request.ambiguous = True
+            self._ambiguous[request.order] = request
+
+    def _give_up(self, request: IoRequest) -> None:
+        """It is over without a success."""
+        self._waiting.pop(request.order, None)
+        # Of an unaligned write this is another request, where it was reading again.
+        interrupted = self._ambiguous.get(request.order, request)
+        self.settle(request.order)
+        self._remember(interrupted, known=False)
 
     def settle(self, order: int) -> None:
         """An ambiguous write has an outcome; the last one lets everything else go."""
@@ -288,9 +332,7 @@ class IoEngine:
             if request.error is not None:
                 raise request.error
             if request.lost:
-                if request.sent and request.is_change:
-                    request.ambiguous = True
-                    self._ambiguous[request.order] = request
+                self._note_doubt(request)
                 # What was tried on an association that is over says nothing about the next one.
                 immediate = delayed = rechecks = 0
                 give_up_at = None

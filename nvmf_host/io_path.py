@@ -6,7 +6,7 @@ that every request is split by the limits of the association that it is sent ove
 
 import struct
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Final
 
 import attrs
 
@@ -53,13 +53,6 @@ def pieces(slba: int, nlb: int, longest: int) -> Iterator[tuple[int, int]]:
         yield slba, piece
         slba += piece
         nlb -= piece
-
-
-class Finishing(Protocol):
-    """A request that is under way."""
-
-    #: Every command of it has ended.
-    finished: bool
 
 
 @attrs.frozen(eq=False)
@@ -128,12 +121,6 @@ class IoPath:
         """Ends the commands to this namespace that have not been sent."""
         for queue in self.queues:
             queue.withdraw(self.nsid)
-
-    def wait_in_place(self, request: Finishing) -> None:
-        """Waits a moment for the end of a request, where it is the only one under way."""
-        queue = self.queues[0]
-        while not request.finished and queue.complete_in_place():
-            pass
 
     def queue(self) -> HostQueue:
         """The first queue that is not busy, else the one with the fewest commands on it.

@@ -107,6 +107,8 @@ class IoRequest:
     #: Set where the request is failed from outside, while it waits.
     error: Exception | None = None
     on_idle: Callable[[], None] | None = None
+    #: Called in place of waking a task, where the attempt has ended or the wait is to.
+    on_end: Callable[[], None] | None = None
 
     def __init__(
         self,
@@ -192,6 +194,11 @@ class IoRequest:
             self.well = False
             task, self.task = self.task, None
             trio.lowlevel.reschedule(task, _ENDED)
+        elif self.on_end is not None:
+            self.error = error
+            self.well = False
+            on_end, self.on_end = self.on_end, None
+            on_end()
 
     async def wait(self) -> None:
         """Waits for the end of the attempt.  Cancelling abandons the wait, not the commands."""
@@ -276,5 +283,8 @@ class IoRequest:
         if task is not None:
             self.task = None
             trio.lowlevel.reschedule(task, _ENDED)
+        elif self.on_end is not None:
+            on_end, self.on_end = self.on_end, None
+            on_end()
         elif self.on_idle is not None:
             self.on_idle()

@@ -23,12 +23,14 @@ from nvmf_transport.errors import (
 from nvmf_transport.nvme import DsmRange
 from nvmf_transport.wire import Buffer
 
+from . import launch
 from .change_line import ChangeLine
 from .errors import EndOfNamespaceError, KilledError, ReadOnlyError, UnsupportedError
 from .fencing import Fence
 from .io_engine import IoEngine
 from .io_path import IoPath, pieces
 from .io_request import IoRequest, Kind, Opener
+from .launch import Launch
 from .messages import NamespaceInfo
 from .quarantine import Quarantine
 from .relief import Relief
@@ -210,9 +212,18 @@ class Namespace:
                 await engine.perform(request)
             finally:
                 line.let_go(held, request)
-        if engine.log.is_full:
-            await self._relieve(opener)
+        await self.relieve(opener)
         return length
+
+    def launch_read(self, offset: int, length: int, opener: Opener | None) -> Launch | None:
+        """Sends a read without a task; None where only `read` can: see `launch`."""
+        return launch.read(self, offset, length, opener)
+
+    def launch_write(
+        self, offset: int, data: Buffer, opener: Opener | None, *, fua: bool
+    ) -> Launch | None:
+        """Sends a write without a task; None where only `write` can: see `launch`."""
+        return launch.write(self, offset, data, opener, fua=fua)
 
     async def flush(self, *, opener: Opener | None = None) -> None:
         """Returns once every write acknowledged before is on the medium (Flush).
@@ -395,11 +406,12 @@ class Namespace:
             await self.line.wait(held, request)
         with self.line.holding(held, request):
             await self.engine.perform(request)
-        if self.engine.log.is_full:
-            await self._relieve(request.opener)
+        await self.relieve(request.opener)
 
-    async def _relieve(self, opener: Opener | None) -> None:
-        """Flushes, because no more of what is unflushed can be remembered."""
+    async def relieve(self, opener: Opener | None) -> None:
+        """Flushes, where no more of what is unflushed can be remembered."""
+        if not self.engine.log.is_full:
+            return
         request = IoRequest(Kind.FLUSH, self.engine.next_order(), opener=opener)
         try:
             await self._relief.join(request, lambda: self.flush(opener=opener))

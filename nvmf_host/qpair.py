@@ -207,16 +207,6 @@ class HostQueue:
                 complete(response)
                 response = receive_nowait()
 
-    def complete_in_place(self) -> bool:
-        """Takes the responses that come within a moment; False where there were none.
-
-        For whoever has nothing to do but wait for one: see `HostQueuePair.receive_in_place`.
-        """
-        if not self._qpair.receive_in_place(self._complete):
-            return False
-        self.last_completion_at = self._clock()
-        return True
-
     def kill(self, error: TransportError | None = None) -> None:
         """Ends every command of a queue that will receive no more, those sent first."""
         if self.error is not None:

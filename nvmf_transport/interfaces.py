@@ -13,7 +13,7 @@ Rules that hold for both ends:
 - Cancelling `receive` loses nothing: the next call goes on where it was.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -104,14 +104,6 @@ class HostQueuePair(Protocol):
 
     def receive_nowait(self) -> ResponseCapsule | None:
         """Returns the next response if one is at hand, without touching the network."""
-
-    def receive_in_place(self, take: Callable[[ResponseCapsule], None]) -> bool:
-        """Waits a moment for responses, lets no other task run meanwhile, and has each taken.
-
-        It waits only where no other task has anything to do; returns False where none came.
-        Somebody waits in `receive`: every error is left to it, and so is a response that `take`
-        raises a `TransportError` for.
-        """
 
 
 class ControllerQueuePair(Protocol):

@@ -1,6 +1,6 @@
 """The two ends of a connection in memory, and the messages between them; see `loop`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
@@ -141,10 +141,6 @@ class LoopHostQueuePair(_End):
             if response is not None:
                 return response
         return None
-
-    def receive_in_place(self, take: Callable[[ResponseCapsule], None]) -> bool:
-        """Never waits in place: what is at hand is for `receive`."""
-        return False
 
     def _handle(self, message: Message) -> ResponseCapsule | None:
         match message:

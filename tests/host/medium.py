@@ -75,9 +75,6 @@ class FakeQueuePair:
     def receive_nowait(self) -> ResponseCapsule | None:
         return None
 
-    def receive_in_place(self, take: Callable[[ResponseCapsule], None]) -> bool:
-        return False
-
     def answer(
         self,
         capsule: CommandCapsule | None = None,

@@ -41,6 +41,10 @@ _FAULTS = (
     + [FaultKind.OTHER_HOST, FaultKind.OTHER_HOST]
     + [FaultKind.SPOIL, FaultKind.STATUS, FaultKind.GROW, FaultKind.SHRINK]
 )
+#: Those that are not whole LBAs, or meet a namespace that waits, have a task all the same.
+_LAUNCHED = [True, True, False]
+#: How late a launched request's task comes; an association can be lost and made again meanwhile.
+_LATE_MS = [0, 0, 0, 1, 10, 60]
 _MESSAGES = [None, None, None, None, *MessageKind, MessageKind.R2T, MessageKind.COMMAND_DATA]
 _BREAKS = frozenset({FaultKind.CUT, FaultKind.DEAF})
 
@@ -236,18 +240,22 @@ def _duels(draw: DrawFn, duel: Duel, shape: Shape) -> tuple[tuple[Op, ...], ...]
 
     def some(*kinds: OpKind) -> SearchStrategy[tuple[Op, ...]]:
         op = st.builds(
-            lambda kind, think, patience_ms, part: Op(
+            lambda kind, think, patience_ms, part, launched, late_ms: Op(
                 kind,
                 0,
                 part[0],
                 part[1],
                 think_ms=think,
                 patience_ms=None if kind is OpKind.READ else patience_ms,
+                launched=launched,
+                late_ms=late_ms,
             ),
             st.sampled_from(kinds),
             st.sampled_from(thinks),
             st.sampled_from(patience),
             st.sampled_from(parts),
+            st.sampled_from(_LAUNCHED),
+            st.sampled_from(_LATE_MS),
         )
         return st.lists(op, min_size=shortest, max_size=longest).map(tuple)
 
@@ -283,6 +291,8 @@ def _ops_of(draw: DrawFn, index: int, shape: Shape) -> Op:
         think_ms=draw(st.sampled_from([0, 0, 1, 3, 10, 60, 400])),
         fua=kind in {OpKind.WRITE, OpKind.WRITE_ZEROES} and draw(st.integers(0, 3)) == 3,
         patience_ms=draw(st.sampled_from([None, None, None, None, None, 0, 4, 30, 400])),
+        launched=draw(st.sampled_from(_LAUNCHED)),
+        late_ms=draw(st.sampled_from(_LATE_MS)),
     )
 
 

@@ -126,6 +126,8 @@ class Hands:
             await self._let_go(namespace, rewrite=False, accept=False)
         elif cause is PauseCause.UNFLUSHED_LOST:
             self.counts["losses found"] += 1
+            if not self.history.losses:
+                self.history.faults.append("a loss was found, and no target had lost its cache")
             accept = self.plan.accept
             before = namespace.losses
             if accept:

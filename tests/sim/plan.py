@@ -99,7 +99,8 @@ class Queues(enum.Enum):
 class Op:
     """One call: cells `start` to `start + cells` of a namespace, after `think_ms`.
 
-    With `patience_ms` the caller is killed after that time.
+    With `patience_ms` the caller is killed after that time.  A `launched` read or write has no task
+    until it needs one, and that comes `late_ms` after.
     """
 
     kind: OpKind
@@ -109,6 +110,8 @@ class Op:
     think_ms: int = 0
     fua: bool = False
     patience_ms: int | None = None
+    launched: bool = False
+    late_ms: int = 0
 
 
 @attrs.frozen

@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 import attrs
@@ -13,6 +14,7 @@ from trio.testing import MockClock
 
 from nvmf_host.config import ConnectParams
 from nvmf_host.host import open_host
+from nvmf_host.launch import Launch
 from nvmf_host.namespace import Namespace
 from nvmf_host.state import ControllerState
 from nvmf_transport import status as st
@@ -23,8 +25,10 @@ from nvmf_transport.errors import (
     NvmfError,
 )
 from nvmf_transport.interfaces import register
+from nvmf_transport.wire import Buffer
 from tests.host.hosting import IDENTITY
 
+from .flight import Flight
 from .hands import Hands
 from .history import NEVER, History, Record, content, values_of
 from .network import SimNetwork
@@ -174,6 +178,7 @@ class Scenario:
     async def _live(self) -> None:
         self.counts["namespaces"] += len(self._hands.controller.namespaces)
         async with trio.open_nursery() as nursery:
+            self._tasks = nursery
             nursery.start_soon(self._hands.operate)
             async with trio.open_nursery() as faults:
                 for fault in self.plan.faults:
@@ -250,8 +255,8 @@ class Scenario:
         try:
             with scope:
                 await self._call(namespace, op, record, told)
-                self.history.respond(record)
-                self._answered_at[op.namespace] = trio.current_time()
+                if record.returned == NEVER:
+                    self._respond(record)
         except NvmfError as error:
             if not self._may_fail(record, namespace, error):
                 self.history.faults.append(f"{record} failed: {error!r}")
@@ -260,6 +265,10 @@ class Scenario:
             record.cancelled = scope.cancelled_caught
             self.counts["callers killed"] += record.cancelled
         self._pending.discard(record)
+
+    def _respond(self, record: Record) -> None:
+        self.history.respond(record)
+        self._answered_at[record.namespace] = trio.current_time()
 
     def _may_fail(self, record: Record, namespace: Namespace, error: NvmfError) -> bool:
         """What a failed change has done is unknown: it may land now, later, or never."""
@@ -289,14 +298,25 @@ class Scenario:
         lba = namespace.lba_bytes
         match record.kind:
             case OpKind.READ:
-                data = bytes(await namespace.read(offset, length))
-                if len(data) != length:
-                    self.history.faults.append(f"{record}: {len(data)} bytes")
-                record.values = values_of(op.namespace + 1, data, op.start)
+                launch = namespace.launch_read(offset, length, None) if op.launched else None
+                if launch is not None:
+                    self.counts["reads launched"] += 1
+                    await self._fly(namespace, launch, op, record)
+                    return
+                self.counts["reads by a task"] += 1
+                self._has_read(record, await namespace.read(offset, length))
             case OpKind.WRITE:
                 if offset % lba or length % lba:
                     self.counts["unaligned writes"] += 1
                 data = content(op.namespace + 1, record.value, op.start, op.cells)
+                launch = None
+                if op.launched:
+                    launch = namespace.launch_write(offset, data, None, fua=op.fua)
+                if launch is not None:
+                    self.counts["writes launched"] += 1
+                    await self._fly(namespace, launch, op, record)
+                    return
+                self.counts["writes by a task"] += 1
                 await namespace.write(offset, data, fua=op.fua)
             case OpKind.FLUSH:
                 await namespace.flush()
@@ -307,6 +327,28 @@ class Scenario:
                 await namespace.write_zeroes(offset // lba, length // lba, fua=op.fua)
             case OpKind.DEALLOCATE:
                 await namespace.deallocate([(offset // lba, length // lba)])
+
+    async def _fly(self, namespace: Namespace, launch: Launch, op: Op, record: Record) -> None:
+        await Flight(
+            namespace=namespace,
+            launch=launch,
+            tasks=self._tasks,
+            late_s=op.late_ms / 1000,
+            answer=partial(self._has_landed, record, launch),
+            accuse=self.history.faults.append,
+            counts=self.counts,
+        ).end()
+
+    def _has_landed(self, record: Record, launch: Launch) -> None:
+        if record.kind is OpKind.READ:
+            self._has_read(record, launch.data)
+        self._respond(record)
+
+    def _has_read(self, record: Record, read: Buffer) -> None:
+        data = bytes(read)
+        if len(data) != record.cells * CELL_BYTES:
+            self.history.faults.append(f"{record}: {len(data)} bytes")
+        record.values = values_of(record.namespace + 1, data, record.start)
 
 
 def _seconds(milliseconds: int | None) -> float | None:
