@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from nvmf_host.io_request import IoRequest, Opener
+from nvmf_host.launch import Launch
 from nvmf_host.messages import ControllerInfo, NamespaceInfo
 from nvmf_transport.wire import Buffer
 
@@ -41,6 +42,14 @@ class NamespaceLike(Protocol):
         self, offset: int, data: Buffer, *, fua: bool = False, opener: Opener | None = None
     ) -> int:
         """Writes and returns how many bytes: fewer where `data` goes across the end."""
+
+    def launch_read(self, offset: int, length: int, opener: Opener | None) -> Launch | None:
+        """Begins a read without a task; None where only `read` can."""
+
+    def launch_write(
+        self, offset: int, data: Buffer, opener: Opener | None, *, fua: bool
+    ) -> Launch | None:
+        """Begins a write without a task; None where only `write` can."""
 
     async def flush(self, *, opener: Opener | None = None) -> None:
         """Returns once every write that has returned is durable."""

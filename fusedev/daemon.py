@@ -1,9 +1,10 @@
 """The daemon's life: mount, first connections, `ready`, serving, and the orderly end."""
 
+import contextlib
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -13,12 +14,14 @@ import trio
 
 from nvmf_transport import heap
 
-from . import libc, mount, wait_shim
+from . import libc, mount
 from .attribute_refresh import AttributeRefresh
 from .backend import ControlLike, HostLike
+from .data_path import DataPath, EventLoop
+from .device import SWITCH, Device
 from .killing import let_the_killed_go
 from .lag import LoopLag
-from .mount import MountPoint, StartError
+from .mount import Mount, MountPoint, StartError
 from .nodes import NodeTable
 from .operations import Operations
 from .spare_memory import give_back_when_idle
@@ -66,8 +69,8 @@ class Daemon:
     close_s: float = _CLOSE_S
     #: What waiting writes may hold; the most that the kernel's limits allow by default.
     max_held_bytes: int = mount.MAX_BACKGROUND * mount.HELD_BY_WRITE_BYTES
-    #: See `wait_shim`.
-    in_place: wait_shim.InPlace | None = None
+    #: Where requests are to be taken in passing.
+    loop: EventLoop | None = None
 
     async def run(self) -> Ending:
         """Serves until a signal or an unmount from outside.
@@ -82,18 +85,25 @@ class Daemon:
         nodes.follow(self.host)
         lag = LoopLag(self.host)
         operations = Operations(nodes, self.control, refresh.request, self._state(lag))
-        wait_shim.install(self.in_place, idle=lambda: not operations.usage.requests)
         stop = trio.Event()
         stop_on_signals(stop, lambda: mount.detach(self.point.path))
-        with mount.mounted(operations, self.point, allow_other=self.allow_other) as connection:
+        with (
+            mount.mounted(operations, self.point, allow_other=self.allow_other) as mounted,
+            _device_of(mounted) as device,
+        ):
             async with trio.open_nursery() as nursery:
-                serving = _Serving()
-                nursery.start_soon(serving.run, stop)
+                serving = _Serving(stop)
+                nursery.start_soon(serving.serve)
+                if device is not None:
+                    serving.data = DataPath(
+                        device, operations.files, operations.usage, nodes.forget, self.loop
+                    )
+                    nursery.start_soon(serving.serve_data, serving.data)
                 nursery.start_soon(refresh.run)
                 nursery.start_soon(let_the_killed_go, self.host)
                 nursery.start_soon(lag.run)
                 nursery.start_soon(give_back_when_idle, operations.usage)
-                await self._start(connection, stop)
+                await self._start(mounted.connection, stop)
                 await stop.wait()
                 ending = await self._end(operations, serving)
                 nursery.cancel_scope.cancel()
@@ -163,28 +173,57 @@ class Daemon:
 
 @attrs.define(eq=False)
 class _Serving:
-    """The task that runs pyfuse3."""
+    """The tasks that answer the kernel; the end of either asks the daemon to stop."""
 
+    _stop: trio.Event = attrs.field(alias="stop")
+    #: None where pyfuse3 serves everything.
+    data: DataPath | None = None
     error: Exception | None = None
     _ended: trio.Event = attrs.field(init=False, factory=trio.Event)
 
-    async def run(self, stop: trio.Event) -> None:
-        """Serves requests; an end for any reason asks the daemon to stop."""
+    async def serve(self) -> None:
+        """Has pyfuse3 serve requests."""
+        with self._whatever_happens():
+            try:
+                await pyfuse3.main(min_tasks=MIN_TASKS, max_tasks=MAX_TASKS)
+            finally:
+                self._ended.set()
+
+    async def serve_data(self, data: DataPath) -> None:
+        """Serves reads and writes."""
+        with self._whatever_happens():
+            await data.run(self._stop)
+
+    @contextlib.contextmanager
+    def _whatever_happens(self) -> Iterator[None]:
+        """The host must come to its end in order."""
         try:
-            await pyfuse3.main(min_tasks=MIN_TASKS, max_tasks=MAX_TASKS)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the host must end in order
-            _log.exception("pyfuse3 failed")
+            yield
+        except Exception as error:  # noqa: BLE001
+            _log.exception("serving failed")
             self.error = error
         finally:
-            self._ended.set()
-            stop.set()
+            self._stop.set()
 
     async def drain(self) -> None:
         """Takes no more requests and waits for the answers to those that were taken."""
+        if self.data is not None:
+            await self.data.drain()
         if self._ended.is_set():
             return
         pyfuse3.terminate()
         await self._ended.wait()
+
+
+@contextlib.contextmanager
+def _device_of(mounted: Mount) -> Iterator[Device | None]:
+    """The device, taken from pyfuse3; None where it is to serve everything itself."""
+    if os.environ.get(SWITCH):
+        _log.info("%s is set: pyfuse3 serves everything", SWITCH)
+        yield None
+        return
+    with Device.instead_of(mounted.device) as device:
+        yield device
 
 
 def _open_and_close(path: str) -> None:

@@ -9,6 +9,7 @@ import attrs
 
 from nvmf_host.errors import ReadOnlyError, UnflushedLostError
 from nvmf_host.io_request import Opener
+from nvmf_host.launch import Launch
 from nvmf_transport.errors import NamespaceGoneError
 from nvmf_transport.wire import Buffer
 
@@ -27,8 +28,17 @@ class OpenFile(Protocol):
     async def read(self, offset: int, length: int) -> Buffer:
         """Returns at most `length` bytes; none at the end."""
 
-    async def write(self, offset: int, data: bytes) -> int:
-        """Writes and returns how many bytes."""
+    async def write(self, offset: int, data: Buffer, *, fua: bool = False) -> int:
+        """Writes and returns how many bytes; with `fua` they are durable then."""
+
+    def launch_read(self, offset: int, length: int) -> Launch | None:
+        """Begins to read without a task; None where only `read` can."""
+
+    def launch_write(self, offset: int, data: Buffer, *, fua: bool) -> Launch | None:
+        """Begins to write without a task; None where only `write` can."""
+
+    def wrote(self, launch: Launch) -> None:
+        """A launched write has succeeded.  Raises what `write` would all the same."""
 
     async def sync(self) -> None:
         """Returns once what was written is durable."""
@@ -51,9 +61,8 @@ class Usage:
 class NamespaceFile:
     """An open of `nvmeXnsY`; with `fua` every write is durable before it returns.
 
-    The kernel sends no fsync for a handle opened O_SYNC or O_DSYNC, hence `fua`.  A single write
-    with RWF_DSYNC (pwritev2(2)) looks like any other here, because pyfuse3 does not pass on the
-    flags of a write: such a caller needs fdatasync, or a handle opened O_DSYNC.
+    The kernel sends no fsync for a handle opened O_SYNC or O_DSYNC, hence `fua`; nor for a single
+    write with RWF_DSYNC (pwritev2(2)), which says so itself.
     """
 
     _node: NamespaceNode = attrs.field(alias="node")
@@ -97,8 +106,39 @@ class NamespaceFile:
         finally:
             usage.requests -= 1
 
-    async def write(self, offset: int, data: bytes) -> int:
+    def launch_read(self, offset: int, length: int) -> Launch | None:
+        node = self._node
+        if node.gone:
+            return None
+        launch = node.namespace.launch_read(offset, length, self._opener)
+        if launch is not None:
+            usage = self._usage
+            usage.requests += 1
+            if length >= LARGE_BYTES:
+                usage.large = True
+        return launch
+
+    def launch_write(self, offset: int, data: Buffer, *, fua: bool) -> Launch | None:
+        node = self._node
+        if node.gone:
+            return None
+        launch = node.namespace.launch_write(offset, data, self._opener, fua=fua or self._fua)
+        if launch is not None:
+            usage, length = self._usage, len(data)
+            usage.requests += 1
+            usage.write_bytes += length
+            if length >= LARGE_BYTES:
+                usage.large = True
+        return launch
+
+    def wrote(self, launch: Launch) -> None:
+        self._node.modified_ns = time.time_ns()
+        if launch.request.fua:
+            self._tell_losses()
+
+    async def write(self, offset: int, data: Buffer, *, fua: bool = False) -> int:
         node, usage, length = self._node, self._usage, len(data)
+        fua = fua or self._fua
         if node.gone:
             raise _gone(node)
         usage.requests += 1
@@ -106,12 +146,12 @@ class NamespaceFile:
         if length >= LARGE_BYTES:
             usage.large = True
         try:
-            written = await node.namespace.write(offset, data, fua=self._fua, opener=self._opener)
+            written = await node.namespace.write(offset, data, fua=fua, opener=self._opener)
         finally:
             usage.requests -= 1
             usage.write_bytes -= length
         node.modified_ns = time.time_ns()
-        if self._fua:
+        if fua:
             # It is a write with an fsync, and so has to tell what an fsync would.
             self._tell_losses()
         return written
@@ -144,8 +184,21 @@ class NamespaceFile:
         """Nothing ends with an open: close(2) neither flushes nor waits."""
 
 
+class _NeverLaunched:
+    """An open file whose requests all take a task."""
+
+    def launch_read(self, offset: int, length: int) -> None:
+        return None
+
+    def launch_write(self, offset: int, data: Buffer, *, fua: bool) -> None:
+        return None
+
+    def wrote(self, launch: Launch) -> None:
+        raise AssertionError(launch)
+
+
 @attrs.define(eq=False)
-class ControllerFile:
+class ControllerFile(_NeverLaunched):
     """An open of `nvmeX`: its state as it was then, the same for every read of this open."""
 
     _text: bytes = attrs.field(alias="text")
@@ -161,7 +214,7 @@ class ControllerFile:
     async def read(self, offset: int, length: int) -> Buffer:
         return self._text[offset : offset + length]
 
-    async def write(self, offset: int, data: bytes) -> int:
+    async def write(self, offset: int, data: Buffer, *, fua: bool = False) -> int:
         raise ReadOnlyError("a controller's node is for reading; use nvmecontrol")
 
     async def sync(self) -> None:
@@ -172,7 +225,7 @@ class ControllerFile:
 
 
 @attrs.define(eq=False)
-class ControlFile:
+class ControlFile(_NeverLaunched):
     """An open of `nvmf`: a session.  Offsets mean nothing."""
 
     _session: SessionLike = attrs.field(alias="session")
@@ -180,8 +233,8 @@ class ControlFile:
     async def read(self, offset: int, length: int) -> Buffer:
         return await self._session.read(length, wait_s=CONTROL_WAIT_S)
 
-    async def write(self, offset: int, data: bytes) -> int:
-        self._session.submit(data)
+    async def write(self, offset: int, data: Buffer, *, fua: bool = False) -> int:
+        self._session.submit(bytes(data))
         return len(data)
 
     async def sync(self) -> None:

@@ -100,7 +100,7 @@ async def _run(
     identity: HostIdentity,
     targets: Sequence[ConnectParams],
 ) -> int:
-    in_place = poll_short_waits()
+    loop = poll_short_waits()
     async with open_host(identity=identity) as host, open_control(host) as control:
 
         async def connect_all() -> None:
@@ -117,7 +117,7 @@ async def _run(
             allow_other,
             connect_all,
             max_held_bytes=max_held_bytes,
-            in_place=in_place,
+            loop=loop,
         )
         ending = await daemon.run()
         if ending.host_hangs:

@@ -15,6 +15,7 @@ import attrs
 import pyfuse3
 
 from . import libc, mountinfo
+from .device import open_devices
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +26,8 @@ _TIMEOUT_LIMITS: Final = ("max_request_timeout", "default_request_timeout")
 #: Asynchronous requests that the kernel has under way at a time; by default 12, for all nodes.
 MAX_BACKGROUND: Final = 4096
 _DEFAULT_BACKGROUND: Final = 12
-#: What the longest write takes up while it waits: 1 MiB in libfuse's buffer, and again here.
+#: What the longest write takes up while it waits: 1 MiB where it was read, and perhaps again where
+#: it is merged with what is around it, or by libfuse.
 HELD_BY_WRITE_BYTES: Final = 2 << 20
 MIN_HELD_BYTES: Final = _DEFAULT_BACKGROUND * HELD_BY_WRITE_BYTES
 #: How long a mount may take to say that it is alive.
@@ -53,6 +55,16 @@ class MountPoint:
     path: str
     #: The default one, made for this mount and removed with it.
     temporary: bool
+
+
+@attrs.frozen
+class Mount:
+    """What was mounted."""
+
+    #: Its number in sysfs.
+    connection: int
+    #: pyfuse3's descriptor of /dev/fuse.
+    device: int
 
 
 def choose(argument: str | None, environment: Mapping[str, str], uid: int) -> MountPoint:
@@ -170,8 +182,8 @@ def detach(directory: str) -> None:
 @contextmanager
 def mounted(
     operations: pyfuse3.Operations, point: MountPoint, *, allow_other: bool
-) -> Iterator[int]:
-    """Mounts, and unmounts at the end; gives the number of the connection in sysfs.
+) -> Iterator[Mount]:
+    """Mounts, and unmounts at the end.
 
     Waiting requests that nobody answered by then end with ECONNABORTED.  One mount per process.
     Raises `StartError`.
@@ -179,6 +191,7 @@ def mounted(
     options = {*pyfuse3.default_options, "fsname=nvmf", "subtype=nvmf"}
     if allow_other:
         options.add("allow_other")
+    before = open_devices()
     with _c_stderr() as said:
         try:
             pyfuse3.init(operations, point.path, options)
@@ -196,11 +209,26 @@ def mounted(
                 f"{point.path}: busy: something else was mounted there in this moment; try again",
                 EX_CANTCREAT,
             )
-        yield mounts[-1].minor if mounts else -1
+        [device] = open_devices() - before
+        yield Mount(connection=mounts[-1].minor if mounts else -1, device=device)
     finally:
         pyfuse3.close(unmount=True)
+        _detach_aborted(point.path)
         if point.temporary:
             remove(point)
+
+
+def _detach_aborted(directory: str) -> None:
+    """Takes away what libfuse leaves where the connection was aborted from outside (sysfs).
+
+    By now another daemon may have its mount there, which is alive.
+    """
+    mounts = mountinfo.mounts_at(directory)
+    if mounts and mounts[-1].kind == KIND and _is_dead(directory):
+        try:
+            detach(directory)
+        except OSError as error:
+            _log.warning("%s: the aborted mount stays: %s", directory, error)
 
 
 def remove(point: MountPoint) -> None:

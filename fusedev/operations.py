@@ -47,6 +47,8 @@ _Arguments = TypeVarTuple("_Arguments")
 _Result = TypeVar("_Result")
 
 _NAME_MAX: Final = 255
+#: An answer has to fit into a socket: see `device`.
+_LISTED_AT_A_TIME: Final = 128
 
 
 def replies_errno(
@@ -91,11 +93,16 @@ class Operations(pyfuse3.Operations):
     _handles: Iterator[int] = attrs.field(init=False, factory=lambda: itertools.count(1))
     _closing: bool = attrs.field(init=False, default=False)
 
+    @property
+    def files(self) -> Mapping[int, OpenFile]:
+        """What is open, by file handle."""
+        return self._files
+
     def refuse_opens(self) -> None:
         """From now on nothing is opened: the mount is about to end."""
         self._closing = True
 
-    # The four that matter for speed come first.
+    # Those that `DataPath` answers, where there is one, come first.
 
     @replies_errno
     def read(  # type: ignore[override]  # pyfuse3 takes any buffer, says its handler
@@ -137,7 +144,7 @@ class Operations(pyfuse3.Operations):
 
     @replies_errno
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        for node in self._nodes.listed_after(start_id):
+        for node in itertools.islice(self._nodes.listed_after(start_id), _LISTED_AT_A_TIME):
             if not pyfuse3.readdir_reply(
                 token, FileNameT(node.name), self._entry(node), node.inode
             ):

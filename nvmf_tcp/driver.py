@@ -62,12 +62,8 @@ class Driver(Generic[EventT]):
         self.wake = self._sender.wake
         self.drained = self._sender.drained
         self._in_place: InPlace | None = None
-        #: What is waited in where the receiver waits in place, and where somebody does for it.
-        self._poll = self._poll_of_all = select.poll()
-        #: The receiver waits for the socket, by way of trio.
-        self._receiver_parked = False
-        #: It was woken by hand: there may be nothing in the socket.
-        self._woken = False
+        #: What is waited in where the receiver waits in place.
+        self._poll = select.poll()
         self._streak = 0
         #: The socket had no more when it was last read.
         self._emptied = False
@@ -82,7 +78,6 @@ class Driver(Generic[EventT]):
         if turn is not None and turn.in_place is not None:
             self._in_place = turn.in_place
             self._poll = self._in_place.poll_of(self._sock.fileno())
-            self._poll_of_all = self._in_place.poll_of()
         try:
             async with _beside(self._sender.run, self._finish):
                 yield
@@ -124,10 +119,7 @@ class Driver(Generic[EventT]):
         try:
             count = self._sock.recv_into(buffer)
         except BlockingIOError:
-            if self._woken:
-                self._woken = False
-            else:
-                await self._readable()
+            await self._readable()
             return []
         except OSError as error:
             raise self._lost(error) from error
@@ -154,41 +146,6 @@ class Driver(Generic[EventT]):
             self._died()
         return events
 
-    def receive_in_place(self) -> list[EventT] | None:
-        """Waits a moment in place, and receives for the receiver; None where it has to itself.
-
-        Nothing is taken between two steps of the receiver, which is parked: it finds the connection
-        as this leaves it.  Every error, and the end, are left to it.
-        """
-        if not self._receiver_parked or self._in_place is None or self._sender.error is not None:
-            return None
-        connection = self._connection
-        if not self._in_place.wait(self._poll_of_all) or connection.error is not None:
-            return None
-        try:
-            count = self._sock.recv_into(connection.get_buffer())
-            if not count:
-                return None
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            # As where sending fails: the kernel tells it once.
-            self._sender.error = error
-            self.wake_receiver()
-            return None
-        try:
-            events = self._received(count)
-        except TransportError:
-            events = None
-        if connection.error is not None:
-            self.wake_receiver()
-        return events
-
-    def wake_receiver(self) -> None:
-        """Has `receive` return, or raise what there is to raise."""
-        self._woken = True
-        trio.lowlevel.notify_closing(self._sock)
-
     async def _readable(self) -> None:
         if self._connection.error is not None:
             # It came with responses, which were handed out first; the peer may say nothing more.
@@ -198,13 +155,9 @@ class Driver(Generic[EventT]):
         self._streak = 0
         if self._in_place is not None and self._in_place.wait(self._poll, self._sock.fileno()):
             return
-        self._receiver_parked = True
-        try:
-            # ClosedResourceError: sending has failed, and woke us.
-            with contextlib.suppress(trio.ClosedResourceError):
-                await trio.lowlevel.wait_readable(self._sock)
-        finally:
-            self._receiver_parked = False
+        # ClosedResourceError: sending has failed, and woke us.
+        with contextlib.suppress(trio.ClosedResourceError):
+            await trio.lowlevel.wait_readable(self._sock)
 
     # The end.
 

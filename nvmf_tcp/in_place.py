@@ -7,6 +7,9 @@ is the only one with anything to do can as well wait for its descriptor itself. 
 trio's epoll with it, which stands for all that anybody else waits for: their sockets, calls from
 other threads, signals.
 
+Where the program takes work from a descriptor beside its sockets, `attend` lets whoever waits in
+place take that work as well, and go on waiting.
+
 Deadlines of other tasks are late by `MOST_NS` and one such wait at the most: then the next wait is
 trio's again.
 """
@@ -34,49 +37,48 @@ class InPlace:
     #: Sends what is queued; True where that was little lately.
     _send: Callable[[], bool] = attrs.field(alias="send")
     _clock_ns: Callable[[], int] = attrs.field(alias="clock_ns", default=time.monotonic_ns)
-    #: How many of the tasks that could run need not: what they would do, this one does.
-    spare: int = 0
-    #: Those of them that are to run in this pass: they are not among the runnable any more.
-    _spare_now: int = attrs.field(init=False, default=0)
     _alone: bool = attrs.field(init=False, default=False)
     _ends_ns: int = attrs.field(init=False, default=0)
-    _watched: list[int] = attrs.field(init=False, factory=list)
+    _attended: int = attrs.field(init=False, default=-1)
+    _take: Callable[[], object] = attrs.field(init=False, default=bool)
 
     def begin(self) -> None:
         """The event loop has waited, and its tasks are about to run."""
-        self._spare_now = self.spare
-        self._alone = len(self._inside.runnable) - self.spare <= 1
+        self._alone = len(self._inside.runnable) <= 1
         self._ends_ns = self._clock_ns() + MOST_NS
 
-    def share(self) -> None:
-        """A task that need not have run does: no other is alone until the loop has waited."""
-        self._alone = False
+    def attend(self, fd: int, take: Callable[[], object]) -> None:
+        """Has `take` called by whoever waits in place, where `fd` is readable.
 
-    def watch(self, fd: int) -> None:
-        """Every wait in place ends where this is readable, which trio may not be asked for."""
-        if fd not in self._watched:
-            self._watched.append(fd)
+        It takes what is there without waiting; False: it has not, and the task that waits for `fd`
+        has to.
+        """
+        self._attended = fd
+        self._take = take
 
-    def poll_of(self, fd: int | None = None) -> select.poll:
-        """What is to be waited in for `fd`, or for whatever trio waits for."""
+    def poll_of(self, fd: int) -> select.poll:
+        """What is to be waited in for `fd`."""
         poll = select.poll()
-        for number in (self._inside.epoll_fd, *self._watched, fd):
-            if number is not None:
+        for number in (self._inside.epoll_fd, self._attended, fd):
+            if number >= 0:
                 poll.register(number, select.POLLIN)
         return poll
 
-    def wait(self, poll: Poll, fd: int | None = None) -> bool:
-        """Waits a moment; True where `fd` is readable, or without one, where trio has something.
+    def wait(self, poll: Poll, fd: int) -> bool:
+        """Waits a moment; True where `fd` is readable.
 
         False where the caller has to wait as ever: it is not alone, or nothing has come.
         """
-        if not self._alone or len(self._inside.runnable) > self.spare - self._spare_now:
-            return False
-        if self._clock_ns() >= self._ends_ns:
-            return False
-        found = self._short.poll_through(poll, few=self._send())
-        if not found:
-            return False
-        wanted = self._inside.epoll_fd if fd is None else fd
-        # Mostly it is the one and only.
-        return wanted == found[0][0] or wanted in dict(found)
+        while self._alone and not self._inside.runnable and self._clock_ns() < self._ends_ns:
+            found = self._short.poll_through(poll, few=self._send())
+            if not found:
+                return False
+            # Mostly it is the one and only.
+            if found[0][0] == fd:
+                return True
+            ready = dict(found)
+            if fd in ready:
+                return True
+            if self._attended not in ready or not self._take():
+                return False
+        return False

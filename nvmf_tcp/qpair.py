@@ -2,12 +2,12 @@
 
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import trio
 
 from nvmf_transport.capsule import CommandCapsule, ReceivedCommand, ResponseCapsule
-from nvmf_transport.errors import DataDigestError, LocalProtocolError, TransportError
+from nvmf_transport.errors import DataDigestError, LocalProtocolError
 from nvmf_transport.faults import PduFault
 from nvmf_transport.interfaces import (
     ControllerQueueParams,
@@ -85,23 +85,6 @@ class TcpHostQueuePair:
     def receive_nowait(self) -> ResponseCapsule | None:
         """Returns the next response if one is at hand, without touching the network."""
         return self._ready.popleft() if self._ready else None
-
-    def receive_in_place(self, take: Callable[[ResponseCapsule], None]) -> bool:
-        """Waits a moment for responses, in place (see `in_place`)."""
-        ready = self._ready
-        while not ready:
-            responses = self.driver.receive_in_place()
-            if responses is None:
-                return False
-            ready.extend(responses)
-        while ready:
-            try:
-                take(ready[0])
-            except TransportError:
-                self.driver.wake_receiver()
-                return False
-            ready.popleft()
-        return True
 
 
 class TcpControllerQueuePair:

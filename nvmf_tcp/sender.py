@@ -20,7 +20,7 @@ from .turn import Turn
 IOV_MAX: Final = 1024
 #: As much does not wait for the end of the turn: the peer works on it while this side goes on, and
 #: its bytes are still in the processor's cache.
-EARLY_BYTES: Final = 1 << 20
+EARLY_BYTES: Final = 512 << 10
 
 
 class Sender:
@@ -65,7 +65,9 @@ class Sender:
         if self._connection.unsent_bytes >= EARLY_BYTES and not self._rest:
             self._early_bytes += self._connection.unsent_bytes
             if self._send_now():
-                self.wake_task()
+                # Perhaps the loop is about to wait: see `_send_at_end`.
+                assert self._token is not None
+                self._token.run_sync_soon(self.wake_task)
 
     def wake_task(self) -> None:
         """Has the task look: there is something to send, or an end."""

@@ -11,6 +11,7 @@ with the same bytes on the wire; the tests run both ways.
 
 import logging
 import os
+import select
 import time
 from collections.abc import Callable
 from typing import Final
@@ -39,6 +40,7 @@ class Turn(trio.abc.Instrument):
         self._small_turns = 0
         #: For waits without a pass of the loop; None where there are none.
         self.in_place: InPlace | None = None
+        self._before_waiting: Callable[[], object] = bool
         self._short = ShortWaits()
         self._waiting_since_ns = 0
 
@@ -55,13 +57,26 @@ class Turn(trio.abc.Instrument):
             trio.lowlevel.add_instrument(turn)
             return turn
 
-    def poll_short_waits(self) -> InPlace | None:
-        """See `short_waits` and `in_place`; None where that cannot be, or is not wanted."""
+    def poll_short_waits(self) -> None:
+        """See `short_waits` and `in_place`; nothing where that cannot be, or is not wanted."""
         inside = None if os.environ.get(POLLING_SWITCH) else inside_trio.of_this_run()
         if inside is not None:
             self.in_place = InPlace(inside, self._short, self.send)
-            self._loop_poll = self.in_place.poll_of()
-        return self.in_place
+            self._loop_poll = select.poll()
+            self._loop_poll.register(inside.epoll_fd, select.POLLIN)
+
+    def attend(
+        self, fd: int, take: Callable[[], object], before_waiting: Callable[[], object]
+    ) -> None:
+        """Has work taken from a descriptor beside the sockets, for which a task waits as well.
+
+        `take` is called where it is readable and a task waits in place (`in_place`);
+        `before_waiting` at the end of each turn, before what is queued is sent.  Neither may raise,
+        nor reschedule a task.
+        """
+        self._before_waiting = before_waiting
+        if self.in_place is not None:
+            self.in_place.attend(fd, take)
 
     def at_end(self, send: Callable[[], None]) -> None:
         """Has `send` called, once, when the tasks of this turn have run.
@@ -86,6 +101,7 @@ class Turn(trio.abc.Instrument):
 
     def before_io_wait(self, timeout: float) -> None:
         """What trio calls; `timeout` is how long it is going to wait for I/O."""
+        self._before_waiting()
         few = self.send()
         if self.in_place is not None and timeout > 0:
             self._waiting_since_ns = time.monotonic_ns()
@@ -103,10 +119,13 @@ class Turn(trio.abc.Instrument):
 _current: Final = trio.lowlevel.RunVar[Turn]("nvmf_tcp.turn")
 
 
-def poll_short_waits() -> InPlace | None:
+def poll_short_waits() -> Turn | None:
     """Has the running event loop poll through short waits: for programs that do nothing but I/O.
 
-    What is returned lets other tasks of the program wait in place as well; None where none do.
+    What is returned lets the program take work from another descriptor at the ends of its turns;
+    None where it has none.
     """
     turn = Turn.current()
-    return None if turn is None else turn.poll_short_waits()
+    if turn is not None:
+        turn.poll_short_waits()
+    return turn

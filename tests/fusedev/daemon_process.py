@@ -11,6 +11,7 @@ import trio
 
 from fusedev import mount
 from fusedev.daemon import Daemon
+from nvmf_tcp import poll_short_waits
 from tests.fusedev.fakes import FakeControl, FakeHost
 
 
@@ -22,7 +23,8 @@ async def _run(directory: str) -> int:
     point = mount.choose(directory, {}, 0)
     mount.prepare(point)
     close_s = float(os.environ.get("CLOSE_S", "9"))
-    ending = await Daemon(host, FakeControl(host), point, close_s=close_s).run()
+    loop = poll_short_waits()
+    ending = await Daemon(host, FakeControl(host), point, close_s=close_s, loop=loop).run()
     return ending.exit_code
 
 

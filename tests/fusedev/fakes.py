@@ -109,6 +109,12 @@ class FakeNamespace:
         self.data[offset : offset + len(part)] = part
         return len(part)
 
+    def launch_read(self, offset: int, length: int, opener: Opener | None) -> None:
+        """Everything takes a task here; a real namespace is in `launching`."""
+
+    def launch_write(self, offset: int, data: Any, opener: Opener | None, *, fua: bool) -> None:
+        """As above."""
+
     async def flush(self, *, opener: Opener | None = None) -> None:
         self.calls.append(("flush",))
         await self._live(Kind.FLUSH, opener)

@@ -46,8 +46,8 @@ def nvmfd(*devices, port=0):
 
 
 @pytest.fixture
-def environment(tmp_path):
-    return {"XDG_STATE_HOME": str(tmp_path / "state"), "NVMF_DEV": str(tmp_path / "mount")}
+def environment(tmp_path, way):
+    return way | {"XDG_STATE_HOME": str(tmp_path / "state"), "NVMF_DEV": str(tmp_path / "mount")}
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ NAME = "nvme0ns1"
 
 
 @pytest.fixture
-def daemon(tmp_path):
+def daemon(tmp_path, way):
     directory = tmp_path / "mount"
     directory.mkdir()
-    with running(directory) as daemon:
+    with running(directory, environment=way) as daemon:
         daemon.do("pause", name=NAME)
         yield daemon
 

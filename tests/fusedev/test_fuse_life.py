@@ -28,8 +28,8 @@ def directory(tmp_path):
 
 
 @pytest.fixture
-def daemon(directory):
-    with running(directory) as daemon:
+def daemon(directory, way):
+    with running(directory, environment=way) as daemon:
         yield daemon
 
 
@@ -174,6 +174,18 @@ def test_callers_get_an_error_at_once_when_the_daemon_is_killed(daemon):
     reader.join(5)
     os.close(fd)
     assert outcome in ([errno.ECONNABORTED], [errno.ENOTCONN])
+
+
+def test_a_daemon_that_ends_late_leaves_the_mount_of_the_next_one(directory, way):
+    environment = way | {"CLOSE_S": "2"}
+    with running(directory, environment=environment) as first:
+        first.do("hang_at_close")
+        subprocess.run(["fusermount3", "-u", directory], check=True)
+        with running(directory, environment=way) as second:
+            assert first.process.wait(10) == 74
+            assert mounts(directory) == ["fuse.nvmf"]
+            assert os.stat(second.path("nvmf")).st_mode
+            assert second.end() == 0
 
 
 def test_a_missing_directory_is_refused(tmp_path):

@@ -24,12 +24,11 @@ MIB = 1 << 20
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="module", params=["shim", "stock"])
-def daemon(request, tmp_path_factory):
-    """One mount for all tests here, with each way of waiting; each test takes other nodes."""
+@pytest.fixture(scope="module")
+def daemon(way, tmp_path_factory):
+    """One mount for all tests here, served in either way; each test takes other nodes."""
     directory = tmp_path_factory.mktemp("mount")
-    environment = {"NVMF_STOCK_TRIO": "1"} if request.param == "stock" else {}
-    with running(directory, environment=environment) as daemon:
+    with running(directory, environment=way) as daemon:
         yield daemon
         assert daemon.end() == 0
         assert "Traceback" not in daemon.errors.read_text()

@@ -79,10 +79,10 @@ def read_all(path: str) -> bytes:
 
 
 @pytest.fixture
-def daemon(tmp_path):
+def daemon(tmp_path, way):
     directory = tmp_path / "mount"
     directory.mkdir()
-    with running(directory) as daemon:
+    with running(directory, environment=way) as daemon:
         yield daemon
 
 

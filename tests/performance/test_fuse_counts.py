@@ -10,11 +10,12 @@ import pytest
 
 from tests.fusedev import mounted
 from tests.fusedev.mounted import Daemon
+from tests.fusedev.test_fuse_end_to_end import SUBNQN, nvmfd
 from tests.reliability.aio import BLOCK_BYTES, Aio
 
 pytestmark = pytest.mark.fuse
 
-_NODE: Final = "nvme1ns1"
+_NODE: Final = "nvme0ns1"
 _COUNT: Final = 300
 #: Beside what is counted, the daemon looks at itself a few times a second, and other loads of the
 #: machine may take the processor from it.
@@ -23,15 +24,23 @@ _ROOM: Final = 0.1
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A mount of namespaces in memory."""
+    """A mount of a namespace over TCP: what is served without tasks."""
     directory = tmp_path_factory.mktemp("mount") / "dev"
     directory.mkdir()
-    with mounted.running(directory) as running:
-        yield running
+    with nvmfd("ramdisk:16M") as (_, port):
+        arguments = [f"--connect=127.0.0.1:{port}/{SUBNQN}", str(directory)]
+        environment = {"XDG_STATE_HOME": str(directory.parent / "state")}
+        with mounted.running(
+            directory, ("-m", "fusedev.main"), environment=environment, arguments=arguments
+        ) as running:
+            yield running
 
 
 def _system_calls(daemon: Daemon) -> int:
-    """Reads and writes so far (proc_pid_io(5)): of /dev/fuse, there are no others to speak of."""
+    """Reads and writes so far (proc_pid_io(5)): of /dev/fuse, and what pyfuse3 has instead of it.
+
+    Those of sockets are not among them: see `test_counts`.
+    """
     lines = Path(f"/proc/{daemon.process.pid}/io").read_text().splitlines()
     fields = dict(line.split(": ") for line in lines)
     return int(fields["syscr"]) + int(fields["syscw"])
@@ -52,7 +61,7 @@ def _taken(daemon: Daemon, work: Callable[[], object], count: int) -> tuple[floa
 
 
 @pytest.mark.parametrize("kind", ["read", "write"])
-def test_one_at_a_time_takes_one_read_one_write_and_one_sleep(daemon, kind):
+def test_one_at_a_time_takes_two_reads_one_write_and_no_sleep(daemon, kind):
     node = os.open(daemon.path(_NODE), os.O_RDWR | os.O_DIRECT)
     memory = mmap.mmap(-1, BLOCK_BYTES)
 
@@ -65,9 +74,11 @@ def test_one_at_a_time_takes_one_read_one_write_and_one_sleep(daemon, kind):
 
     calls, sleeps = _taken(daemon, work, _COUNT)
     os.close(node)
-    assert calls <= 2 + _ROOM
-    # On one that is busy a thread of it may be sent to sleep twice.
-    assert sleeps <= 1 + 5 * _ROOM
+    # The second read finds that there are no more.
+    assert calls <= 3 + _ROOM
+    # It polls through the wait for the response and the next request.  On a machine that is busy
+    # some of those take longer.
+    assert sleeps <= 0.5
 
 
 @pytest.mark.parametrize("write", [False, True], ids=["read", "write"])
@@ -83,7 +94,7 @@ def test_many_at_a_time_take_no_more_and_hardly_a_sleep(daemon, write):
     aio.close()
     assert calls <= 2 + _ROOM
     # A sleep for every request would mean that requests are taken one by one.
-    assert sleeps <= 0.5
+    assert sleeps <= 0.1
 
 
 def test_a_look_at_a_file_takes_two_lookups_at_most_and_its_attributes(daemon):
@@ -94,5 +105,6 @@ def test_a_look_at_a_file_takes_two_lookups_at_most_and_its_attributes(daemon):
             node.stat()
 
     calls, _ = _taken(daemon, work, _COUNT)
-    # The root's attributes, the name, the node's: nothing is kept in the kernel.
-    assert calls <= 6 + _ROOM
+    # The root's attributes, the name, the node's: nothing is kept in the kernel.  Each is read,
+    # in vain once more, read by pyfuse3, answered there, and here.
+    assert calls <= 3 * 5 + _ROOM

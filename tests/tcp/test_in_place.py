@@ -1,39 +1,20 @@
-"""Waits in place: who may, what ends them, and that a receiver finds all that is not for others."""
+"""Waits in place: who may, what ends them, and what is taken meanwhile."""
 
 import contextlib
 import os
 import select
-import socket
-import struct
 import threading
 import time
-from collections import deque
 from functools import partial
 
-import attrs
 import pytest
 import trio
 import trio.testing
 
 from nvmf_tcp import inside_trio, poll_short_waits
 from nvmf_tcp.in_place import MOST_NS, InPlace
-from nvmf_tcp.layout import TcpOptions
-from nvmf_tcp.pdu import LAST_PDU, SUCCESS, PduType
-from nvmf_tcp.qpair import TcpHostQueuePair
 from nvmf_tcp.short_waits import LIMIT_NS, SMALL_TURNS, STREAK
 from nvmf_tcp.turn import Turn
-from nvmf_transport.address import Address
-from nvmf_transport.capsule import ResponseCapsule
-from nvmf_transport.errors import (
-    ConnectionLostError,
-    ConnectionTerminatedError,
-    RemoteProtocolError,
-    TransportError,
-)
-from nvmf_transport.fabrics import AddressFamily
-from nvmf_transport.interfaces import Endpoint, HostQueueParams
-
-from .pair import data_specific, ic_resp, pdu, read_command, write_command
 
 
 def expect_short_waits() -> None:
@@ -52,7 +33,9 @@ async def in_place(monkeypatch: pytest.MonkeyPatch) -> InPlace:
     """That of this loop."""
     monkeypatch.delenv("NVMF_NO_POLLING", raising=False)
     monkeypatch.delenv("NVMF_SENDING_TASKS", raising=False)
-    found = poll_short_waits()
+    turn = poll_short_waits()
+    assert turn is not None
+    found = turn.in_place
     assert found is not None
     await trio.lowlevel.checkpoint()
     expect_short_waits()
@@ -98,36 +81,17 @@ async def test_nobody_waits_in_place_while_another_task_can_run(in_place):
         assert in_place.wait(in_place.poll_of(reader), reader)
 
 
-async def test_a_task_that_need_not_run_is_no_obstacle_until_it_does(in_place):
-    async def other() -> None:
-        seen.append(in_place.wait(in_place.poll_of(reader), reader))
-        in_place.spare -= 1
-        in_place.share()
-        seen.append(in_place.wait(in_place.poll_of(reader), reader))
-
-    seen: list[bool] = []
+async def test_nobody_waits_in_place_who_has_just_woken_another_task(in_place):
+    woken = trio.Event()
     with pipe() as (reader, writer):
         os.write(writer, b"x")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(other)
-            in_place.spare += 1
+            nursery.start_soon(woken.wait)
+            await trio.testing.wait_all_tasks_blocked()
+            await trio.lowlevel.checkpoint()
             assert in_place.wait(in_place.poll_of(reader), reader)
-    assert seen == [True, False]
-
-
-async def test_one_that_runs_in_this_pass_does_not_hide_another_that_is_woken_in_it(in_place):
-    inside = in_place._inside
-    runnable = deque([trio.lowlevel.current_task()] * 2)
-    with pipe() as (reader, writer):
-        os.write(writer, b"x")
-        poll = in_place.poll_of(reader)
-        in_place._inside = attrs.evolve(inside, runnable=runnable)
-        in_place.spare = 1
-        in_place.begin()
-        runnable.clear()
-        assert in_place.wait(poll, reader)
-        runnable.append(trio.lowlevel.current_task())
-        assert not in_place.wait(poll, reader)
+            woken.set()
+            assert not in_place.wait(in_place.poll_of(reader), reader)
 
 
 async def test_waits_are_of_the_loop_again_after_a_while(in_place):
@@ -158,15 +122,67 @@ async def test_whatever_trio_waits_for_ends_it(in_place):
     await called.wait()
 
 
-async def test_a_watched_descriptor_ends_every_wait(in_place):
-    with pipe() as (reader, _), pipe() as (watched, writer):
-        in_place.watch(watched)
-        in_place.watch(watched)
-        os.write(writer, b"x")
+async def test_what_is_attended_is_taken_and_the_wait_goes_on(in_place):
+    turn = Turn.current()
+    assert turn is not None
+    taken: list[bytes] = []
+
+    def take() -> bool:
+        taken.append(os.read(attended, 1))
+        if len(taken) == 3:
+            os.write(writer, b"x")
+        return True
+
+    with pipe() as (reader, writer), pipe() as (attended, other):
+        turn.attend(attended, take, bool)
+        os.write(other, b"abc")
+        assert in_place.wait(in_place.poll_of(reader), reader)
+    assert taken == [b"a", b"b", b"c"]
+
+
+async def test_what_is_attended_does_not_keep_the_wait_from_its_end(in_place):
+    """There is always more to take, and other tasks have to have their turn."""
+    turn = Turn.current()
+    assert turn is not None
+    taken = 0
+
+    def take() -> bool:
+        nonlocal taken
+        taken += 1
+        return True
+
+    with pipe() as (reader, _), pipe() as (attended, other):
+        turn.attend(attended, take, bool)
+        os.write(other, b"x")
         began_ns = time.monotonic_ns()
         assert not in_place.wait(in_place.poll_of(reader), reader)
-        assert not in_place.wait(in_place.poll_of())
-        assert time.monotonic_ns() - began_ns < LIMIT_NS
+        assert MOST_NS // 2 < time.monotonic_ns() - began_ns < 100 * MOST_NS
+    assert taken > 1
+
+
+async def test_what_is_attended_and_cannot_be_taken_ends_the_wait(in_place):
+    turn = Turn.current()
+    assert turn is not None
+    with pipe() as (reader, _), pipe() as (attended, other):
+        turn.attend(attended, lambda: 0, bool)
+        os.write(other, b"x")
+        began_ns = time.monotonic_ns()
+        assert not in_place.wait(in_place.poll_of(reader), reader)
+        assert time.monotonic_ns() - began_ns < MOST_NS
+
+
+async def test_whatever_is_there_for_the_caller_comes_first(in_place):
+    turn = Turn.current()
+    assert turn is not None
+
+    def take() -> int:
+        raise AssertionError
+
+    with pipe() as (reader, writer), pipe() as (attended, other):
+        turn.attend(attended, take, bool)
+        os.write(other, b"x")
+        os.write(writer, b"x")
+        assert in_place.wait(in_place.poll_of(reader), reader)
 
 
 def _write(writer: int) -> None:
@@ -181,15 +197,23 @@ async def test_what_is_queued_is_sent_first(in_place):
         assert in_place.wait(in_place.poll_of(reader), reader)
 
 
-@pytest.mark.parametrize("switch", ["NVMF_NO_POLLING", "NVMF_SENDING_TASKS"])
-async def test_there_are_none_where_the_environment_says_so(switch, monkeypatch):
-    monkeypatch.setenv(switch, "1")
+async def test_there_are_none_where_the_environment_says_so(monkeypatch):
+    monkeypatch.setenv("NVMF_NO_POLLING", "1")
+    turn = poll_short_waits()
+    assert turn is not None
+    assert turn.in_place is None
+
+
+async def test_there_is_not_even_a_turn_where_tasks_send(monkeypatch):
+    monkeypatch.setenv("NVMF_SENDING_TASKS", "1")
     assert poll_short_waits() is None
 
 
 async def test_there_are_none_where_trio_keeps_its_parts_elsewhere(monkeypatch):
     monkeypatch.setattr(inside_trio, "of_this_run", lambda: None)
-    assert poll_short_waits() is None
+    turn = poll_short_waits()
+    assert turn is not None
+    assert turn.in_place is None
 
 
 async def test_inside_trio_is_what_its_loop_waits_in_and_runs():
@@ -205,191 +229,3 @@ async def test_inside_trio_is_what_its_loop_waits_in_and_runs():
         before = len(inside.runnable)
         nursery.start_soon(trio.lowlevel.checkpoint)
         assert len(inside.runnable) == before + 1
-
-
-# Responses that are received by whoever waits for them.
-
-
-@attrs.define(eq=False)
-class Line:
-    """A host's qpair, whose receiver is parked, and the socket of its peer."""
-
-    qpair: TcpHostQueuePair
-    peer: socket.socket
-    #: What the receiver has got.
-    received: list[ResponseCapsule | TransportError] = attrs.field(factory=list)
-    taken: list[ResponseCapsule] = attrs.field(factory=list)
-
-    async def receive(self) -> None:
-        try:
-            while True:
-                self.received.append(await self.qpair.receive())
-        except TransportError as error:
-            self.received.append(error)
-
-    def take_in_place(self) -> bool:
-        return self.qpair.receive_in_place(self.taken.append)
-
-
-@contextlib.asynccontextmanager
-async def line(in_place: InPlace):
-    near, far = socket.socketpair()
-    with near, far:
-        near.setblocking(False)
-        endpoint = Endpoint(Address("127.0.0.1", 4420), AddressFamily.IPV4)
-        qpair = TcpHostQueuePair(near, endpoint, endpoint, HostQueueParams(), TcpOptions())
-        async with qpair.driver.running():
-            far.sendall(ic_resp())
-            await qpair.driver.handshake(deadline=trio.current_time() + 5, waiting_for="ICResp")
-            await trio.testing.wait_all_tasks_blocked()
-            assert len(far.recv(4096)) == 128
-            one = Line(qpair, far)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(one.receive)
-                await trio.testing.wait_all_tasks_blocked()
-                await trio.lowlevel.checkpoint()
-                expect_short_waits()
-                yield one
-                nursery.cancel_scope.cancel()
-
-
-def response(cid: int) -> bytes:
-    return pdu(PduType.CAPSULE_RESP, struct.pack("<QHHHH", 0, 0, 0, cid, 0))
-
-
-async def sent(line: Line) -> bytes:
-    """What the host has sent."""
-    await trio.lowlevel.checkpoint()
-    expect_short_waits()
-    line.peer.setblocking(False)
-    with contextlib.suppress(BlockingIOError):
-        return line.peer.recv(1 << 20)
-    return b""
-
-
-async def test_a_response_is_taken_by_whoever_waits_for_it_and_the_receiver_sleeps_on(in_place):
-    async with line(in_place) as on:
-        data = bytes(range(256)) * 16
-        for cid in range(3):
-            target = bytearray(len(data))
-            on.qpair.transmit(read_command(cid, memoryview(target)))
-            await sent(on)
-            on.peer.sendall(
-                pdu(
-                    PduType.C2H_DATA,
-                    data_specific(cid, 0, 0, len(data)),
-                    data,
-                    flags=SUCCESS | LAST_PDU,
-                )
-            )
-            assert on.take_in_place()
-            assert [taken.cid for taken in on.taken] == [cid]
-            on.taken.clear()
-            assert target == data
-        assert not on.received
-        # And it is still there for what comes when nobody waits in place.
-        on.qpair.transmit(write_command(7, b"x" * 512))
-        await sent(on)
-        on.peer.sendall(response(7))
-        await trio.testing.wait_all_tasks_blocked()
-        assert [taken.cid for taken in on.received] == [7]
-
-
-async def test_a_capsule_leaves_before_its_response_is_waited_for_and_an_r2t_is_answered(in_place):
-    data = bytes(range(256)) * 64
-
-    def control() -> None:
-        """The controller, which asks for the data in two parts and then completes."""
-        on.peer.setblocking(True)
-        assert len(on.peer.recv(72, socket.MSG_WAITALL)) == 72
-        for offset in (0, 8192):
-            on.peer.sendall(pdu(PduType.R2T, data_specific(3, 9, offset, 8192)))
-            got = on.peer.recv(24 + 8192, socket.MSG_WAITALL)
-            assert got[24:] == data[offset : offset + 8192]
-        on.peer.sendall(response(3))
-
-    async with line(in_place) as on:
-        thread = threading.Thread(target=control)
-        thread.start()
-        on.qpair.transmit(write_command(3, data))
-        while not on.taken and not on.received:
-            on.take_in_place()
-            await trio.lowlevel.checkpoint()
-        thread.join()
-        assert [taken.cid for taken in [*on.taken, *on.received]] == [3]
-
-
-async def test_half_a_pdu_is_gone_on_with_by_the_receiver(in_place):
-    async with line(in_place) as on:
-        on.qpair.transmit(write_command(1, b"x" * 512))
-        await sent(on)
-        whole = response(1)
-        on.peer.sendall(whole[:10])
-        assert not on.take_in_place()
-        assert not on.taken
-        on.peer.sendall(whole[10:])
-        await trio.testing.wait_all_tasks_blocked()
-        assert [taken.cid for taken in on.received] == [1]
-
-
-@pytest.mark.parametrize(
-    ("fault", "error"),
-    [
-        pytest.param(lambda peer: peer.close(), ConnectionLostError, id="closed"),
-        pytest.param(lambda peer: peer.sendall(response(5)), RemoteProtocolError, id="unknown CID"),
-        pytest.param(lambda peer: peer.sendall(b"\xff" * 64), RemoteProtocolError, id="garbage"),
-        pytest.param(
-            lambda peer: peer.sendall(pdu(PduType.C2H_TERM_REQ, struct.pack("<HI", 1, 0))),
-            ConnectionTerminatedError,
-            id="TermReq",
-        ),
-    ],
-)
-async def test_every_error_is_the_receivers(in_place, fault, error):
-    async with line(in_place) as on:
-        on.qpair.transmit(write_command(1, b"x" * 512))
-        await sent(on)
-        fault(on.peer)
-        assert not on.take_in_place()
-        assert not on.take_in_place()
-        with trio.fail_after(5):
-            await trio.testing.wait_all_tasks_blocked()
-        assert [type(got) for got in on.received] == [error]
-        assert not on.taken
-
-
-async def test_what_comes_before_an_error_is_taken(in_place):
-    async with line(in_place) as on:
-        on.qpair.transmit(write_command(1, b"x" * 512))
-        await sent(on)
-        on.peer.sendall(response(1) + b"\xff" * 64)
-        assert on.take_in_place()
-        assert [taken.cid for taken in on.taken] == [1]
-        await trio.testing.wait_all_tasks_blocked()
-        assert [type(got) for got in on.received] == [RemoteProtocolError]
-
-
-async def test_a_response_that_whoever_takes_it_complains_about_is_the_receivers(in_place):
-    def refuse(_: ResponseCapsule) -> None:
-        raise RemoteProtocolError("on purpose")
-
-    async with line(in_place) as on:
-        for cid in (1, 2):
-            on.qpair.transmit(write_command(cid, b"x" * 512))
-        await sent(on)
-        on.peer.sendall(response(1) + response(2))
-        assert not on.qpair.receive_in_place(refuse)
-        await trio.testing.wait_all_tasks_blocked()
-        assert [getattr(got, "cid", None) for got in on.received] == [1, 2]
-
-
-async def test_nothing_is_received_for_a_receiver_that_does_not_wait(in_place):
-    async with line(in_place) as on:
-        on.qpair.transmit(write_command(1, b"x" * 512))
-        await sent(on)
-        on.peer.sendall(response(1))
-        # It has been woken, and has not run yet.
-        on.qpair.driver.wake_receiver()
-        assert not on.take_in_place()
-        await trio.testing.wait_all_tasks_blocked()
-        assert [taken.cid for taken in on.received] == [1]

@@ -49,6 +49,34 @@ async def test_one_that_fails_is_logged_and_the_others_are_called(caplog):
     assert seen == ["end", "end"]
 
 
+async def test_what_is_attended_is_looked_at_before_what_is_queued_is_sent():
+    turn = turn_of_this_run()
+    seen: list[str] = []
+
+    def look() -> None:
+        seen.append("look")
+        turn.at_end(lambda: seen.append("sent"))
+
+    turn.attend(0, bool, look)
+    await trio.lowlevel.checkpoint()
+    await trio.lowlevel.checkpoint()
+    assert seen[:4] == ["look", "sent", "look", "sent"]
+
+
+async def test_work_taken_at_the_end_of_a_turn_wakes_a_loop_that_is_about_to_sleep():
+    """What it starts begins by a token: a task that is rescheduled there would sleep with it."""
+    turn, token = turn_of_this_run(), trio.lowlevel.current_trio_token()
+    started = trio.Event()
+
+    def look() -> None:
+        if not started.is_set():
+            token.run_sync_soon(started.set)
+
+    turn.attend(0, bool, look)
+    with trio.fail_after(5):
+        await started.wait()
+
+
 async def test_one_for_each_run_of_trio():
     assert turn_of_this_run() is turn_of_this_run()
 
