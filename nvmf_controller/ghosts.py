@@ -39,6 +39,11 @@ class _DeadQueuePair:
     ) -> bool:
         return complete
 
+    def send_data_now(
+        self, command: ReceivedCommand, data: Sequence[Buffer], *, complete: bool
+    ) -> bool:
+        return complete
+
     def transmit(self, capsule: ResponseCapsule) -> None:
         pass
 

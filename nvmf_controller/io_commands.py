@@ -112,7 +112,7 @@ class IoQueue(Queue):
             elif (namespace := namespaces.get(nsid)) is None:
                 self.fail(command, INVALID_NAMESPACE.with_dnr())
             elif (store := namespace.store.inline) is not None and (
-                (opcode == READ and await self._read_now(command, namespace, store, slba, cdw12))
+                (opcode == READ and self._read_now(command, namespace, store, slba, cdw12))
                 or (opcode == WRITE and self._write_now(command, namespace, store, slba, cdw12))
             ):
                 pass
@@ -121,7 +121,7 @@ class IoQueue(Queue):
             else:
                 await self._start_with_data(nursery, command, handler, namespace, slba, cdw12)
 
-    async def _read_now(
+    def _read_now(
         self,
         command: ReceivedCommand,
         namespace: Namespace,
@@ -145,8 +145,11 @@ class IoQueue(Queue):
         data = store.read_now(slba << shift, length)
         if data is None:
             return False
+        completed = self.qpair.send_data_now(command, (data,), complete=True)
+        if completed is None:
+            return False
         self.statistics.read_bytes += length
-        if not await self.qpair.send_data(command, (data,), complete=True):
+        if not completed:
             self.qpair.transmit(ResponseCapsule(command.cid, 0, 0, self.sqhd))
         return True
 

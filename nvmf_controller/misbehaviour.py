@@ -141,6 +141,11 @@ class FaultyQueuePair:
             complete = False
         return await self._inner.send_data(command, data, complete=complete)
 
+    def send_data_now(
+        self, command: ReceivedCommand, data: Sequence[Buffer], *, complete: bool
+    ) -> None:
+        """Never: what is to be done to data is done in `send_data`."""
+
     def transmit(self, capsule: ResponseCapsule) -> None:
         """Sends the response, or does what was to be done to it."""
         self._respond.discard(capsule.cid)

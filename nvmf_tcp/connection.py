@@ -25,6 +25,8 @@ import abc
 import re
 from typing import Final, Generic, TypeVar
 
+import attrs
+
 from nvmf_transport.errors import (
     ConnectionLostError,
     ConnectionTerminatedError,
@@ -82,8 +84,6 @@ class TcpConnection(abc.ABC, Generic[EventT]):
         self._options = options
         self._expected = expected
         self._layouts: dict[int, Layout] = {}
-        #: PDUs of this kind go to `_take` where they are whole in the buffer.
-        self._taken_whole: Layout | None = None
         self._rx = bytearray(RECEIVE_BUFFER_BYTES)
         self._rx_view = memoryview(self._rx)
         self._start = self._end = 0
@@ -221,8 +221,13 @@ class TcpConnection(abc.ABC, Generic[EventT]):
     def _finish(self, layout: Layout, digest_ok: bool, events: list[EventT]) -> None:
         """The payload of the PDU last opened is in."""
 
+    def _takes_whole(self, layout: Layout) -> bool:
+        """True where PDUs of this kind, which have no data digest, are tried with `_take`."""
+        del layout
+        return False
+
     def _take(self, layout: Layout, start: int, plen: int, events: list[EventT]) -> bool:
-        """A PDU with payload but no digest, whole in `_rx` at `start`, in one go.
+        """A PDU with room for a payload, whole in `_rx` at `start`, in one go.
 
         False: it has to go the general way, which says of it the same or what is wrong with it.
         """
@@ -270,7 +275,7 @@ class TcpConnection(abc.ABC, Generic[EventT]):
                     start += plen
                     continue
                 if (
-                    layout is self._taken_whole
+                    layout.taken_whole
                     and end - start >= plen
                     and self._take(layout, start, plen, events)
                 ):
@@ -336,6 +341,8 @@ class TcpConnection(abc.ABC, Generic[EventT]):
         if breach is not None:
             raise breach
         layout = layout_of(pdu)
+        if not layout.data_digest and self._takes_whole(layout):
+            layout = attrs.evolve(layout, taken_whole=True)
         self._layouts[word] = layout
         return layout
 
@@ -350,7 +357,6 @@ class TcpConnection(abc.ABC, Generic[EventT]):
     def _expect(self, expected: Expectation) -> None:
         self._expected = expected
         self._layouts.clear()
-        self._taken_whole = None
 
     # Sending.
 

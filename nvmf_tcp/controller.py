@@ -256,6 +256,41 @@ class ControllerConnection(TcpConnection[ControllerEvent]):
         else:
             raise self._terminated(start)
 
+    def _takes_whole(self, layout: Layout) -> bool:
+        return layout.type is _CAPSULE_CMD
+
+    def _take(self, layout: Layout, start: int, plen: int, events: list[ControllerEvent]) -> bool:
+        """A Read, or a Write with its data, as nearly every small one comes."""
+        rx, commands = self._rx, self._commands
+        opcode, flags, cid, address, length, word = CAPSULE_CMD_HEAD.unpack_from(rx, start)
+        if (
+            flags & FLAGS_PSDT != PSDT_SGL
+            or address
+            or cid in commands
+            or len(commands) >= self._entries
+            or self._leftovers
+        ):
+            return False
+        payload_bytes = plen - layout.overhead_bytes
+        data: bytearray | None = None
+        if not payload_bytes:
+            if word >> 24 != _TRANSPORT or length > self._params.max_transfer_bytes:
+                return False
+        elif (
+            word >> 24 == _OFFSET
+            and length == payload_bytes <= self._in_capsule_bytes
+            and opcode & 1
+            and opcode != _FABRICS
+        ):
+            data_start = start + layout.head_bytes
+            data = rx[data_start : data_start + length]
+        else:
+            return False
+        commands[cid] = None
+        (sqe,) = CAPSULE_CMD_SQE.unpack_from(rx, start)
+        events.append(ReceivedCommand(sqe, cid, length, data))
+        return True
+
     def _open(self, layout: Layout, start: int, payload_bytes: int) -> memoryview | None:
         if layout.type is _CAPSULE_CMD:
             return self._open_command(start, payload_bytes)

@@ -298,11 +298,8 @@ class HostConnection(TcpConnection[ResponseCapsule]):
         assert breach is not None
         return breach
 
-    def _learn(self, word: int, plen: int) -> Layout:
-        layout = super()._learn(word, plen)
-        if layout.type is PduType.C2H_DATA and layout.flags in _TAKEN_WHOLE:
-            self._taken_whole = layout
-        return layout
+    def _takes_whole(self, layout: Layout) -> bool:
+        return layout.type is PduType.C2H_DATA and layout.flags in _TAKEN_WHOLE
 
     def _take(self, layout: Layout, start: int, plen: int, events: list[ResponseCapsule]) -> bool:
         """All the data of a command, and with it its end: what nearly every small read gets."""

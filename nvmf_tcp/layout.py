@@ -71,6 +71,8 @@ class Layout:
     data_digest: bool
     #: PLEN less this is the length of the payload.
     overhead_bytes: int
+    #: PDUs of this kind go to `TcpConnection._take` where they are whole in the buffer.
+    taken_whole: bool = False
 
 
 def layout_of(pdu: ReceivedHeader) -> Layout:

@@ -195,6 +195,16 @@ class TcpControllerQueuePair:
         self.driver.wake()
         return completed
 
+    def send_data_now(
+        self, command: ReceivedCommand, data: Sequence[Buffer], *, complete: bool
+    ) -> bool | None:
+        """The same, where there is room for it; else None."""
+        if self._connection.unsent_bytes > self._max_queued_bytes:
+            return None
+        completed = self._connection.send_data(command, data, complete=complete)
+        self.driver.wake()
+        return completed
+
     def transmit(self, capsule: ResponseCapsule) -> None:
         """Queues a response, after all data queued before it."""
         self._connection.send_response(capsule)

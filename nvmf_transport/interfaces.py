@@ -144,6 +144,11 @@ class ControllerQueuePair(Protocol):
         response must be sent.
         """
 
+    def send_data_now(
+        self, command: ReceivedCommand, data: Sequence[Buffer], *, complete: bool
+    ) -> bool | None:
+        """The same without waiting; None where it would have to: then nothing is queued."""
+
     def transmit(self, capsule: ResponseCapsule) -> None:
         """Queues a response, after all data queued before it."""
 

@@ -306,6 +306,19 @@ class LoopControllerQueuePair(_End):
         """Queues data for the host; True where it says that the command has succeeded."""
         while self.error is None and self._out.queued_bytes > self._params.max_queued_bytes:
             await self._out.drained.park()
+        return self._send_data(command, data, complete=complete)
+
+    def send_data_now(
+        self, command: ReceivedCommand, data: Sequence[Buffer], *, complete: bool
+    ) -> bool | None:
+        """The same, where there is room for it; else None."""
+        if self.error is None and self._out.queued_bytes > self._params.max_queued_bytes:
+            return None
+        return self._send_data(command, data, complete=complete)
+
+    def _send_data(
+        self, command: ReceivedCommand, data: Sequence[Buffer], *, complete: bool
+    ) -> bool:
         success = complete and not self._sq_flow_control
         data_bytes = sum(memoryview(piece).nbytes for piece in data)
         self._emit(

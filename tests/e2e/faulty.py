@@ -162,6 +162,11 @@ class FaultyQueuePair:
             return True
         return await self._qpair.send_data(command, data, complete=complete)
 
+    def send_data_now(
+        self, command: ReceivedCommand, data: Sequence[Buffer], *, complete: bool
+    ) -> None:
+        """Never: see `send_data`."""
+
     def transmit(self, capsule: ResponseCapsule) -> None:
         if capsule.cid in self._spoilt:
             self._spoilt.discard(capsule.cid)
