@@ -71,8 +71,8 @@ class Turn(trio.abc.Instrument):
         """Has work taken from a descriptor beside the sockets, for which a task waits as well.
 
         `take` is called where it is readable and a task waits in place (`in_place`);
-        `before_waiting` at the end of each turn, before what is queued is sent.  Neither may raise,
-        nor reschedule a task.
+        `before_waiting` at the end of each turn, before what is queued is sent.  Neither may raise
+        (`take` is called by whoever receives), nor reschedule a task.
         """
         self._before_waiting = before_waiting
         if self.in_place is not None:
@@ -101,7 +101,10 @@ class Turn(trio.abc.Instrument):
 
     def before_io_wait(self, timeout: float) -> None:
         """What trio calls; `timeout` is how long it is going to wait for I/O."""
-        self._before_waiting()
+        try:
+            self._before_waiting()
+        except Exception:  # noqa: BLE001  # trio would take the instrument away: nothing is sent then
+            _log.exception("what is done before waiting failed")
         few = self.send()
         if self.in_place is not None and timeout > 0:
             self._waiting_since_ns = time.monotonic_ns()

@@ -63,6 +63,24 @@ async def test_what_is_attended_is_looked_at_before_what_is_queued_is_sent():
     assert seen[:4] == ["look", "sent", "look", "sent"]
 
 
+async def test_what_is_attended_may_fail_and_what_is_queued_is_sent_all_the_same(caplog):
+    """trio takes an instrument away that raises: then nothing would be sent ever again."""
+    turn = turn_of_this_run()
+    seen: list[str] = []
+
+    def fails() -> None:
+        raise MemoryError("on purpose")
+
+    with caplog.at_level(logging.CRITICAL + 1, "nvmf_tcp.turn"):
+        turn.attend(0, bool, fails)
+        for _ in range(2):
+            turn.at_end(lambda: seen.append("end"))
+            await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        turn.attend(0, bool, bool)
+    assert seen == ["end", "end"]
+
+
 async def test_work_taken_at_the_end_of_a_turn_wakes_a_loop_that_is_about_to_sleep():
     """What it starts begins by a token: a task that is rescheduled there would sleep with it."""
     turn, token = turn_of_this_run(), trio.lowlevel.current_trio_token()
