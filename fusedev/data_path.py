@@ -143,11 +143,11 @@ class DataPath:
     def take(self) -> int:
         """Takes the requests that are there, up to a few, and returns how many.
 
-        Every error is left to the task, which finds it again.
+        Every error is left to the task, which finds it again: no memory for a buffer, too.
         """
         try:
             return self._take()
-        except OSError:
+        except Exception:  # noqa: BLE001  # whoever calls this has nothing to do with it
             return 0
 
     def _take_next(self) -> None:
@@ -163,8 +163,8 @@ class DataPath:
         taken = 0
         if self._full:
             return taken
-        if len(self._buffer) < _HEAD_BYTES + self._device.longest_write_bytes:
-            # It was agreed upon since.
+        if len(self._view) < _HEAD_BYTES + self._device.longest_write_bytes:
+            # It was agreed upon since, or there was no memory for one.
             self._renew_buffer()
         read_into, unpack = self._device.read_into, _REQUEST.unpack_from
         while taken < BURST:
@@ -193,6 +193,9 @@ class DataPath:
                 self._fail(unique)
                 if opcode in _DATA:
                     self._over()
+                if not self._view:
+                    # It was given away, and there is no other: nothing can be read.
+                    break
             if not taken % SENT_TOGETHER and self._loop is not None:
                 self._loop.send()
         return taken

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,10 +14,11 @@ import trio.testing
 from fusedev import data_path
 from fusedev.daemon import _Serving
 from fusedev.data_path import BURST
+from nvmf_transport import heap
 from nvmf_transport.wire import Buffer
 
 from .data_stage import HANDLE, FakeFile, FakeLaunch, running
-from .kernel import GETATTR, answer
+from .kernel import GETATTR, answer, written
 
 
 async def test_what_is_too_much_stays_with_the_kernel_until_there_is_room(monkeypatch):
@@ -227,3 +229,45 @@ async def test_the_data_path_is_drained_although_pyfuse3_has_ended():
             assert len(nursery.child_tasks) == 1
             stage.file.launches[0].end()
         assert stage.kernel.waiting() == [answer(unique, b"r" * 512)]
+
+
+async def test_a_write_that_there_is_no_memory_for_fails_alone(monkeypatch):
+    """Its buffer was given away by then, and there is no other to read the next request into."""
+    make, missing = heap.fresh, [True]
+
+    def fresh(length_bytes: int) -> bytearray:
+        if missing and missing.pop():
+            raise MemoryError("on purpose")
+        return make(length_bytes)
+
+    async with running() as stage:
+        monkeypatch.setattr(heap, "fresh", fresh)
+        long = stage.kernel.write(HANDLE, 0, b"a" * (64 << 10))
+        short = stage.kernel.write(HANDLE, 0, b"b" * 4096)
+        other = stage.kernel.request(GETATTR, bytes(16))
+        logging.disable()
+        try:
+            assert await stage.settle() == [answer(long, error=errno.EIO)]
+        finally:
+            logging.disable(logging.NOTSET)
+        assert [bytes(launch.data) for launch in stage.file.launches] == [b"b" * 4096]
+        stage.file.launches[0].end()
+        assert stage.kernel.waiting() == [written(short, 4096)]
+        [passed_on] = stage.kernel.passed_on()
+        assert int.from_bytes(passed_on[8:16], sys.byteorder) == other
+        stage.idle()
+
+
+async def test_whoever_takes_requests_in_passing_sees_no_error(monkeypatch):
+    """No memory: whoever receives has nothing to do with it, and the task finds it again."""
+
+    def fresh(length_bytes: int) -> bytearray:
+        raise MemoryError("on purpose")
+
+    async with running() as stage:
+        monkeypatch.setattr(heap, "fresh", fresh)
+        stage.kernel.device.longest_write_bytes *= 2
+        assert stage.loop.take() == 0
+        monkeypatch.undo()
+        stage.kernel.read(HANDLE, 0, 512)
+        assert stage.loop.take() == 1
