@@ -7,6 +7,7 @@ pyfuse3's would (`Operations`).  What is not data is passed on to pyfuse3: see `
 
 import errno
 import logging
+import os
 import struct
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -25,9 +26,10 @@ from .handles import OpenFile, Usage
 
 _log = logging.getLogger(__name__)
 
-#: Of struct fuse_in_header: opcode, unique, node; of fuse_read_in and fuse_write_in, which are
-#: alike in that: file handle, offset, size, flags as of open(2).
-_REQUEST: Final = struct.Struct("<4xIQQ16xQQI12xI4x")
+#: As the processor has them, as all structures of FUSE.  Of struct fuse_in_header: opcode, unique,
+#: node; of fuse_read_in and fuse_write_in, which are alike in that: file handle, offset, size,
+#: flags as of open(2).
+_REQUEST: Final = struct.Struct("=4xIQQ16xQQI12xI4x")
 _HEAD_BYTES: Final = _REQUEST.size
 _FORGET: Final = 2
 _READ: Final = 15
@@ -37,11 +39,11 @@ _INTERRUPT: Final = 36
 _DATA: Final = frozenset({_READ, _WRITE, _FSYNC})
 _BATCH_FORGET: Final = 42
 #: struct fuse_forget_in, of which a batch has as many as it says, each with its node.
-_FORGOTTEN: Final = struct.Struct("<40xQ")
-_BATCH: Final = struct.Struct("<40xI4x")
-_FORGOTTEN_NODE: Final = struct.Struct("<QQ")
-#: O_DSYNC of open(2), which O_SYNC contains: also of a single write (pwritev2(2)).
-_DSYNC: Final = 0o10000
+_FORGOTTEN: Final = struct.Struct("=40xQ")
+_BATCH: Final = struct.Struct("=40xI4x")
+_FORGOTTEN_NODE: Final = struct.Struct("=QQ")
+#: Of open(2), which O_SYNC contains: also of a single write (pwritev2(2)).
+_DSYNC: Final = os.O_DSYNC
 #: What reading a request says where the mount is gone, or its connection was aborted.
 _GONE: Final = frozenset({errno.ENODEV, errno.ECONNABORTED})
 _NO_VIEW: Final = memoryview(b"")

@@ -32,14 +32,14 @@ _log = logging.getLogger(__name__)
 SWITCH: Final = "NVMF_PLAIN_FUSE"
 
 #: struct fuse_in_header begins with length, opcode, unique.
-_IN_HEADER: Final = struct.Struct("<4xIQ")
+_IN_HEADER: Final = struct.Struct("=4xIQ")
 _INIT: Final = 26
 #: max_write of struct fuse_init_out.
-_MAX_WRITE: Final = struct.Struct("<36xI")
+_MAX_WRITE: Final = struct.Struct("=36xI")
 #: struct fuse_out_header: length, error, unique.
-_OUT_HEADER: Final = struct.Struct("<IiQ")
+_OUT_HEADER: Final = struct.Struct("=IiQ")
 #: It, and struct fuse_write_out: size and padding.
-_WRITTEN: Final = struct.Struct("<IiQII")
+_WRITTEN: Final = struct.Struct("=IiQII")
 #: pyfuse3 has so many requests at a time: their answers have to fit into the socket, because it
 #: does not ask whether they do.  None of them waits for anything.
 _MOST_PASSED_ON: Final = 4

@@ -20,7 +20,7 @@ INTERRUPT, BATCH_FORGET = 36, 42
 _BYTES: Final = 1 << 20
 
 
-class InHeader(ctypes.LittleEndianStructure):
+class InHeader(ctypes.Structure):
     """struct fuse_in_header."""
 
     _fields_: ClassVar[Any] = (
@@ -36,7 +36,7 @@ class InHeader(ctypes.LittleEndianStructure):
     )
 
 
-class ReadIn(ctypes.LittleEndianStructure):
+class ReadIn(ctypes.Structure):
     """struct fuse_read_in."""
 
     _fields_: ClassVar[Any] = (
@@ -50,7 +50,7 @@ class ReadIn(ctypes.LittleEndianStructure):
     )
 
 
-class WriteIn(ctypes.LittleEndianStructure):
+class WriteIn(ctypes.Structure):
     """struct fuse_write_in."""
 
     _fields_: ClassVar[Any] = (
@@ -64,7 +64,7 @@ class WriteIn(ctypes.LittleEndianStructure):
     )
 
 
-class FsyncIn(ctypes.LittleEndianStructure):
+class FsyncIn(ctypes.Structure):
     """struct fuse_fsync_in."""
 
     _fields_: ClassVar[Any] = (
@@ -74,25 +74,25 @@ class FsyncIn(ctypes.LittleEndianStructure):
     )
 
 
-class ForgetIn(ctypes.LittleEndianStructure):
+class ForgetIn(ctypes.Structure):
     """struct fuse_forget_in."""
 
     _fields_: ClassVar[Any] = (("nlookup", ctypes.c_uint64),)
 
 
-class BatchForgetIn(ctypes.LittleEndianStructure):
+class BatchForgetIn(ctypes.Structure):
     """struct fuse_batch_forget_in."""
 
     _fields_: ClassVar[Any] = (("count", ctypes.c_uint32), ("dummy", ctypes.c_uint32))
 
 
-class ForgetOne(ctypes.LittleEndianStructure):
+class ForgetOne(ctypes.Structure):
     """struct fuse_forget_one."""
 
     _fields_: ClassVar[Any] = (("nodeid", ctypes.c_uint64), ("nlookup", ctypes.c_uint64))
 
 
-class OutHeader(ctypes.LittleEndianStructure):
+class OutHeader(ctypes.Structure):
     """struct fuse_out_header."""
 
     _fields_: ClassVar[Any] = (
@@ -102,13 +102,13 @@ class OutHeader(ctypes.LittleEndianStructure):
     )
 
 
-class WriteOut(ctypes.LittleEndianStructure):
+class WriteOut(ctypes.Structure):
     """struct fuse_write_out."""
 
     _fields_: ClassVar[Any] = (("size", ctypes.c_uint32), ("padding", ctypes.c_uint32))
 
 
-class InitOut(ctypes.LittleEndianStructure):
+class InitOut(ctypes.Structure):
     """struct fuse_init_out, up to what is of interest here."""
 
     _fields_: ClassVar[Any] = (
@@ -143,9 +143,7 @@ class Kernel:
     _socket: socket.socket = attrs.field(alias="socket")
     _numbers: Iterator[int] = attrs.field(init=False, factory=lambda: itertools.count(2, 2))
 
-    def request(
-        self, opcode: int, *body: bytes | ctypes.LittleEndianStructure, node: int = 7
-    ) -> int:
+    def request(self, opcode: int, *body: bytes | ctypes.Structure, node: int = 7) -> int:
         """Makes one; returns its number."""
         unique = next(self._numbers)
         rest = b"".join(map(bytes, body))
