@@ -218,8 +218,9 @@ class _Serving:
 @contextlib.contextmanager
 def _device_of(mounted: Mount) -> Iterator[Device | None]:
     """The device, taken from pyfuse3; None where it is to serve everything itself."""
-    if os.environ.get(SWITCH):
-        _log.info("%s is set: pyfuse3 serves everything", SWITCH)
+    if mounted.device is None or os.environ.get(SWITCH):
+        why = "its descriptor was not found" if mounted.device is None else f"{SWITCH} is set"
+        _log.info("%s: pyfuse3 serves everything", why)
         yield None
         return
     with Device.instead_of(mounted.device) as device:

@@ -63,8 +63,8 @@ class Mount:
 
     #: Its number in sysfs.
     connection: int
-    #: pyfuse3's descriptor of /dev/fuse.
-    device: int
+    #: pyfuse3's descriptor of /dev/fuse; None where it cannot be told which that is.
+    device: int | None
 
 
 def choose(argument: str | None, environment: Mapping[str, str], uid: int) -> MountPoint:
@@ -209,7 +209,9 @@ def mounted(
                 f"{point.path}: busy: something else was mounted there in this moment; try again",
                 EX_CANTCREAT,
             )
-        [device] = open_devices() - before
+        # libfuse may have been given one, or open more than one: both are its own business.
+        found = open_devices() - before
+        device = found.pop() if len(found) == 1 else None
         yield Mount(connection=mounts[-1].minor if mounts else -1, device=device)
     finally:
         pyfuse3.close(unmount=True)

@@ -223,3 +223,20 @@ def test_kernels_limits_are_raised(daemon):
     folder = daemon.connection()
     assert (folder / "max_background").read_text() == "4096\n"
     assert (folder / "congestion_threshold").read_text() == "4096\n"
+
+
+@pytest.mark.parametrize("found", [set(), {0, 1}])
+def test_pyfuse3_serves_everything_where_its_descriptor_is_not_found(directory, found):
+    """libfuse may have been given one, or open several."""
+    program = (
+        "import sys; from fusedev import mount; from tests.fusedev import daemon_process; "
+        f"found = iter([set(), {found or 'set()'}]); mount.open_devices = lambda: next(found); "
+        "sys.exit(daemon_process.main())"
+    )
+    with running(directory, ("-c", program)) as daemon:
+        with open(daemon.path("nvme0ns1"), "r+b", buffering=0) as node:
+            assert node.write(b"x" * 4096) == 4096
+            assert os.pread(node.fileno(), 4096, 0) == b"x" * 4096
+        assert daemon.end() == 0
+        errors = daemon.errors.read_text()
+        assert "its descriptor was not found: pyfuse3 serves everything" in errors
