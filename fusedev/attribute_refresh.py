@@ -7,10 +7,13 @@ process that opened the node gets to run.  The same goes for a namespace that ha
 """
 
 import os
+from functools import partial
 from typing import Final
 
 import attrs
 import trio
+
+from .bystander import Bystander
 
 #: Seconds between one `stat` and the next.
 _PAUSES_S: Final = (0.001, 0.01, 0.1, 0.5)
@@ -18,9 +21,10 @@ _PAUSES_S: Final = (0.001, 0.01, 0.1, 0.5)
 
 @attrs.define(eq=False)
 class AttributeRefresh:
-    """Stats the nodes that it is told of, in a thread: the answer comes from this process."""
+    """Stats the nodes that it is told of, in another thread: the answer comes from this process."""
 
     _directory: str = attrs.field(alias="directory")
+    _bystander: Bystander = attrs.field(alias="bystander")
     #: How many times each has been looked at.  Bounded by the number of nodes.
     _rounds: dict[str, int] = attrs.field(init=False, factory=dict)
     _news: trio.Event = attrs.field(init=False, factory=trio.Event)
@@ -37,7 +41,7 @@ class AttributeRefresh:
                 await self._news.wait()
             self._news = trio.Event()
             names = list(self._rounds)
-            await trio.to_thread.run_sync(self._stat, names, abandon_on_cancel=True)
+            await self._bystander.run(partial(self._stat, names))
             pause_s = min(_PAUSES_S[self._rounds[name]] for name in names)
             for name in names:
                 self._rounds[name] += 1

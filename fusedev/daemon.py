@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from nvmf_transport import heap
 from . import libc, mount
 from .attribute_refresh import AttributeRefresh
 from .backend import ControlLike, HostLike
+from .bystander import Bystander
 from .data_path import DataPath, EventLoop
 from .device import SWITCH, Device
 from .killing import let_the_killed_go
@@ -80,7 +82,8 @@ class Daemon:
         heap.keep_freed()
         libc.set_io_flusher()
         mount.warn_of_request_timeout()
-        refresh = AttributeRefresh(self.point.path)
+        bystander = Bystander()
+        refresh = AttributeRefresh(self.point.path, bystander)
         nodes = NodeTable(refresh.request)
         nodes.follow(self.host)
         lag = LoopLag(self.host)
@@ -103,7 +106,7 @@ class Daemon:
                 nursery.start_soon(let_the_killed_go, self.host)
                 nursery.start_soon(lag.run)
                 nursery.start_soon(give_back_when_idle, operations.usage)
-                await self._start(mounted.connection, stop)
+                await self._start(mounted.connection, stop, bystander)
                 await stop.wait()
                 ending = await self._end(operations, serving)
                 nursery.cancel_scope.cancel()
@@ -118,7 +121,7 @@ class Daemon:
             "longest_lag_s": f"{lag.longest_s:.3f}",
         }
 
-    async def _start(self, connection: int, stop: trio.Event) -> None:
+    async def _start(self, connection: int, stop: trio.Event, bystander: Bystander) -> None:
         """Up to `ready`, or until there is to be an end."""
         async with trio.open_nursery() as nursery:
 
@@ -127,7 +130,7 @@ class Daemon:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(give_up)
-            await self._see_control_node()
+            await self._see_control_node(bystander)
             # After the answer: the kernel takes limits from it too.
             self.host.max_held_bytes = mount.raise_limits(connection, self.max_held_bytes)
             if self.connect is not None:
@@ -146,11 +149,11 @@ class Daemon:
                 mount.EX_OSERR,
             ) from None
 
-    async def _see_control_node(self) -> None:
+    async def _see_control_node(self, bystander: Bystander) -> None:
         """Returns once the control node answers, as anybody else would see it."""
         path = f"{self.point.path}/nvmf"
         try:
-            await trio.to_thread.run_sync(_open_and_close, path, abandon_on_cancel=True)
+            await bystander.run(partial(_open_and_close, path))
         except OSError as error:
             raise StartError(
                 f"{path}: does not answer: {error.strerror}; try again", mount.EX_OSERR

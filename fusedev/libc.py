@@ -7,6 +7,7 @@ from typing import Final
 
 MNT_DETACH: Final = 2
 _PR_SET_IO_FLUSHER: Final = 57
+_CLONE_FILES: Final = 0x400
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -20,6 +21,11 @@ def mount_filesystem(kind: str, directory: str) -> None:
     """mount(2) of a file system that has no source, such as fusectl.  Raises OSError."""
     name = kind.encode()
     _check(_libc.mount(name, os.fsencode(directory), name, ctypes.c_ulong(0), None), directory)
+
+
+def unshare_descriptors() -> None:
+    """Gives the calling thread a copy of the process's descriptors.  Raises OSError."""
+    _check(_libc.unshare(ctypes.c_int(_CLONE_FILES)), "unshare")
 
 
 def set_io_flusher() -> bool:
