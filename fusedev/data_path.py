@@ -225,7 +225,8 @@ class DataPath:
         """The data of the request in the buffer, where no other request comes."""
         if length < _KEPT_BYTES:
             return bytes(self._view[_HEAD_BYTES : _HEAD_BYTES + length])
-        # It may wait for long, or be remembered until a Flush, and holds no more than it needs.
+        # It may wait for long, or be remembered until a Flush, and holds less than twice what it
+        # needs: a bytearray that is cut by less than half keeps its memory.
         # The next one takes what it gives back: made before, there would be holes too small for it.
         buffer, self._view = self._buffer, _NO_VIEW
         del buffer[_HEAD_BYTES + length :]
