@@ -100,6 +100,24 @@ def running(
             subprocess.run(["fusermount3", "-uz", str(directory)], check=True)
 
 
+def waiters(path: str, kind: str, count: int) -> "subprocess.Popen[str]":
+    """A process that makes so many requests of a node; it says `started` when they are made."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.fusedev.waiters", path, kind, str(count)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+def started_waiters(path: str, kind: str, count: int) -> "subprocess.Popen[str]":
+    """The same, once it has said so."""
+    process = waiters(path, kind, count)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    return process
+
+
 def until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
     """Waits for something that another process does."""
     end = time.monotonic() + limit_s

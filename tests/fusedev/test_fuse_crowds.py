@@ -7,7 +7,6 @@ import errno
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 
 from fusedev import mountinfo
 from fusedev.device import SWITCH
-from tests.fusedev.mounted import ROOT, running, until
+from tests.fusedev.mounted import running, started_waiters, until
 
 pytestmark = [pytest.mark.fuse, pytest.mark.timeout(60)]
 
@@ -34,19 +33,11 @@ def daemon(tmp_path, way):
 
 def waiters(daemon, kind, count):
     """A process with so many requests that wait, on a namespace that is paused."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.fusedev.waiters", daemon.path(NAME), kind, str(count)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "started\n"
-    return process
+    return started_waiters(daemon.path(NAME), kind, count)
 
 
 @pytest.mark.parametrize("flag", [os.RWF_DSYNC, os.RWF_SYNC])
-def test_a_single_synchronous_write_is_fua_or_followed_by_a_flush(daemon, way, flag):
+def test_a_single_synchronous_write_is_fua_but_where_pyfuse3_serves_it(daemon, way, flag):
     fd = os.open(daemon.path(NAME), os.O_RDWR)
     try:
         assert os.pwritev(fd, [b"x" * 512], 512, flag) == 512

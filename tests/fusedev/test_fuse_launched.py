@@ -5,15 +5,13 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.fusedev.mounted import ROOT, running, until
+from tests.fusedev.mounted import running, started_waiters, until
 from tests.fusedev.test_fuse_end_to_end import SUBNQN, nvmfd
 from tests.reliability.aio import BLOCK_BYTES, Aio
 
@@ -41,15 +39,7 @@ def shown(daemon) -> int:
 
 
 def start(daemon, kind, count):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.fusedev.waiters", daemon.path("nvme0ns1"), kind, str(count)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "started\n"
-    return process
+    return started_waiters(daemon.path("nvme0ns1"), kind, count)
 
 
 def test_whoever_is_killed_while_the_controller_is_silent_is_gone_and_others_finish(pair):

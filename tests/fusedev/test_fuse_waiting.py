@@ -7,12 +7,11 @@ import os
 import signal
 import statistics
 import subprocess
-import sys
 import time
 
 import pytest
 
-from tests.fusedev.mounted import ROOT, control, known_size, running, until
+from tests.fusedev.mounted import control, known_size, running, until, waiters
 
 pytestmark = [
     pytest.mark.fuse,
@@ -50,15 +49,6 @@ def fio(path: str, kind: str) -> "subprocess.Popen[str]":
     )
 
 
-def start(path: str, kind: str, count: int) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.fusedev.waiters", path, kind, str(count)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-
-
 def prompt(what, call):
     """`call` is answered in time: the median of five tries, because others use this machine too."""
     times = []
@@ -92,7 +82,7 @@ def waiting(daemon):
     for name in ("nvme0ns1", "nvme0ns2"):
         daemon.do("pause", name=name)
     processes = [
-        start(daemon.path("nvme0ns1"), kind, count)
+        waiters(daemon.path("nvme0ns1"), kind, count)
         for kind, how_many, count in SYNCHRONOUS
         for _ in range(how_many)
     ]
