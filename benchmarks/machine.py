@@ -10,6 +10,7 @@ from pathlib import Path
 from .contenders import ROOT
 from .results import Machine
 
+_CONGESTION_CONTROL = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 _PACKAGES = ("pyfuse3", "trio", "attrs", "crc32c")
 
 
@@ -33,6 +34,7 @@ def describe(qemu_program: Path | None, tree: Path | None = None) -> Machine:
         memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         kernel=f"{platform.system()} {platform.release()} {platform.machine()}",
         load_before=os.getloadavg()[0],
+        congestion_control=_CONGESTION_CONTROL.read_text().strip(),
         versions=versions,
     )
 

@@ -55,7 +55,20 @@ def _setting(results: Results) -> str:
         f"{machine.kernel}; load average before: {machine.load_before:.2f}.\n\n"
         f"For every mount: max_background {conditions.max_background}, congestion_threshold "
         f"{conditions.congestion_threshold}, read-ahead {conditions.read_ahead_kib} KiB.  All "
-        "connections are TCP over the loopback.\n"
+        "connections are TCP over the loopback; the system's congestion control is "
+        f"{machine.congestion_control or 'not known'}.\n" + _distance(results)
+    )
+
+
+def _distance(results: Results) -> str:
+    apart = sorted(s.processors_apart_ns for s in results.samples if s.processors_apart_ns)
+    if not apart:
+        return ""
+    return (
+        "\nBefore the visits a byte took "
+        f"{apart[len(apart) // 20]:.0f} ns (5 % of them), {apart[len(apart) // 2]:.0f} (half) or "
+        f"{apart[-1 - len(apart) // 20]:.0f} (95 %) from one processor to another and back, some "
+        "100 of them Python's: what two processes send each other takes longer where it is far.\n"
     )
 
 

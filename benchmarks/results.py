@@ -36,6 +36,8 @@ class Sample:
     #: The most memory meanwhile (VmHWM, started anew for each visit).
     host_peak_bytes: int | None
     target_peak_bytes: int | None
+    #: A byte's way from one processor to another and back, just before: see `processors`.
+    processors_apart_ns: float | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -71,6 +73,8 @@ class Machine:
     memory_bytes: int
     kernel: str
     load_before: float
+    #: The system's congestion control of TCP.
+    congestion_control: str = ""
     versions: dict[str, str]
 
 

@@ -18,6 +18,7 @@ from .contenders import Contender, Starter
 from .kernel import Limits, unmount
 from .loads import Memory
 from .processes import BenchmarkError
+from .processors import round_trip_ns
 from .results import Check, Failure, Results, Sample
 from .rows import Row, Tool
 
@@ -63,6 +64,7 @@ class Session(Generic[NamedT]):
             save()
 
     def _visit(self, row: Row, contender: NamedT, seconds: float, number: int) -> str:
+        apart_ns = round_trip_ns()
         try:
             sample = self.measure(row, contender, seconds, number)
         except BenchmarkError as error:
@@ -72,7 +74,7 @@ class Session(Generic[NamedT]):
                 Failure(row=row.name, contender=contender.name, round=number, text=str(error))
             )
             return str(error)
-        self.results.samples.append(sample)
+        self.results.samples.append(attrs.evolve(sample, processors_apart_ns=apart_ns))
         mib_per_s = sample.bytes_per_s / 2**20
         return f"{sample.operations_per_s:,.0f}/s, {mib_per_s:,.0f} MiB/s"
 

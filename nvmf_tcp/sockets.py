@@ -14,6 +14,8 @@ from nvmf_transport.errors import ConfigError, UnreachableError
 from nvmf_transport.fabrics import AddressFamily
 from nvmf_transport.interfaces import Endpoint, HostQueueParams
 
+from .pacing import avoid_pacing, is_loopback
+
 _FAMILIES: Final = {
     socket.AF_INET: AddressFamily.IPV4,
     socket.AF_INET6: AddressFamily.IPV6,
@@ -115,6 +117,8 @@ async def dial(endpoint: Endpoint, params: HostQueueParams, *, deadline: float) 
     with contextlib.ExitStack() as stack:
         sock = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
         set_options(sock, params.peer_timeout_s)
+        if is_loopback(endpoint.address.host):
+            avoid_pacing(sock)
         _choose_local_end(sock, family, params)
         started = trio.current_time()
         code = sock.connect_ex(sockaddr)

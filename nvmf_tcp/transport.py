@@ -14,6 +14,7 @@ from nvmf_transport.fabrics import TransportType
 from nvmf_transport.interfaces import ControllerQueueParams, Endpoint, HostQueueParams
 
 from .layout import TcpOptions
+from .pacing import avoid_pacing, is_loopback, pace_as_usual
 from .qpair import TcpControllerQueuePair, TcpHostQueuePair
 from .sockets import (
     dial,
@@ -102,6 +103,7 @@ def _listen(host: str, port: int) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        avoid_pacing(sock)
         try:
             sock.bind(sockaddr)
             sock.listen(_BACKLOG)
@@ -171,6 +173,8 @@ class TcpIncomingConnection:
         self._sock = sock
         self._options = options
         set_options(sock)
+        if not is_loopback(peer.address.host):
+            pace_as_usual(sock)
         self._local = local_endpoint(sock)
         self._peer = peer
 

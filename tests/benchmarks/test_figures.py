@@ -1,10 +1,13 @@
 """How figures become tables: medians, bounds, and ratios within rounds."""
 
+import os
+
 import attrs
 import pytest
 
 from benchmarks.bounds import bound_index, ratio, spread
 from benchmarks.contenders import DIGESTS, NBDFUSE, OURS, QEMU
+from benchmarks.processors import round_trip_ns
 from benchmarks.report import markdown
 from benchmarks.results import Conditions, Failure, Latency, Machine, Results, Sample, load
 from benchmarks.rows import ROWS, choose
@@ -108,6 +111,26 @@ def test_page_has_figures_and_what_was_not_measured(results):
     assert "| 4 KiB random read, QD1 | 1.23 (-) |" in page
     assert "| 50.0 + - |" in page
     assert "- cp to it, the nbdfuse, round 1: cp: cannot create" in page
+
+
+def test_page_tells_how_far_the_processors_were_from_each_other(results):
+    results.samples += [
+        sample(OURS, number, 100, processors_apart_ns=float(ns))
+        for number, ns in enumerate([190, 190, 310, 310, *[200] * 16])
+    ]
+
+    assert "190 ns (5 % of them), 200 (half) or 310 (95 %)" in markdown(results, None)
+
+
+def test_distance_of_processors_is_measured_on_two_of_them():
+    before = os.sched_getaffinity(0)
+
+    apart_ns = round_trip_ns()
+
+    assert os.sched_getaffinity(0) == before
+    if len(before) > 1:
+        assert apart_ns is not None
+        assert 20 < apart_ns < 1e6
 
 
 def test_rows_are_chosen_by_patterns_in_their_own_order():
