@@ -1,4 +1,4 @@
-"""Waiting, sending again, retrying: what I/O of a namespace goes through (nothing else retries).
+"""Waiting, and sending again: what I/O of a namespace goes through (`perseverance` retries).
 
     LIVE       requests are sent as they come
     HELD       they wait: no association, or the namespace is being identified
@@ -17,25 +17,13 @@ from typing import Any, Final, TypeVar, overload
 
 import trio
 
-from nvmf_transport.errors import (
-    CommandError,
-    DataDigestError,
-    NamespaceGoneError,
-    NotConnectedError,
-)
-from nvmf_transport.status import INVALID_NAMESPACE, Status
+from nvmf_transport.errors import NamespaceGoneError, NotConnectedError
 from nvmf_transport.wire import Buffer
 
 from .cache_log import CacheLog, Written
 from .io_path import IoPath
 from .io_request import IoRequest, Kind, Opener
-from .policy import (
-    MAX_IMMEDIATE_RETRIES,
-    RETRY_LIMIT_S,
-    Action,
-    action_for,
-    retry_delay_s,
-)
+from .perseverance import persevere
 from .state import NAMESPACE_TRANSITIONS, NamespaceState, PauseCause, moved
 
 _ResultT = TypeVar("_ResultT")
@@ -44,8 +32,6 @@ _S = NamespaceState
 _LIVE: Final = NamespaceState.LIVE
 _READ: Final = Kind.READ
 _FLUSH: Final = Kind.FLUSH
-#: A namespace that is there when identified and yet "invalid" to I/O is given up on after so many.
-_MAX_RECHECKS = 3
 
 
 class IoEngine:
@@ -58,7 +44,7 @@ class IoEngine:
         self.state = _S.HELD
         self.reason = "not connected yet"
         self.last_error = ""
-        self._name = name
+        self.name = name
         self._on_recheck = on_recheck
         self._path: IoPath | None = None
         self._order = 0
@@ -175,16 +161,16 @@ class IoEngine:
         self._waiting.clear()
         for request in self._unfinished():
             # One that is outstanding may be so until the association has been taken down.
-            request.abandon(NotConnectedError(f"{self._name}: {reason}"))
+            request.abandon(NotConnectedError(f"{self.name}: {reason}"))
 
     def check(self) -> None:
         """Raises where a request would fail at once."""
         if self.state is _LIVE:
             return
         if self.state is _S.GONE:
-            raise NamespaceGoneError(f"{self._name}: {self.reason}")
+            raise NamespaceGoneError(f"{self.name}: {self.reason}")
         if self._failing and self.state is not _S.REPLAYING:
-            raise NotConnectedError(f"{self._name}: {self._failing}")
+            raise NotConnectedError(f"{self.name}: {self._failing}")
 
     def lose_path(self) -> None:
         """The association is over: called after `hold`, once all its commands have ended."""
@@ -231,7 +217,7 @@ class IoEngine:
         self._waiting.clear()
         for request in self._unfinished():
             if not request.outstanding:
-                request.fail(NamespaceGoneError(f"{self._name}: {reason}"))
+                request.fail(NamespaceGoneError(f"{self.name}: {reason}"))
 
     # What a request goes through.
 
@@ -250,14 +236,14 @@ class IoEngine:
         self._active[request] = None
         try:
             # What nearly every request goes through, in one coroutine.
-            mark = self._begin(request)
+            mark = self.begin(request)
             if not request.finished:
                 request.task = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(request.abandon_wait)
             if not request.well:
-                return await self._persevere(request, mark) and result
+                return await persevere(self, request, mark) and result
             if request.kind is not _READ:
-                self._acknowledge(request, mark)
+                self.acknowledge(request, mark)
         except BaseException:
             self._give_up(request)
             raise
@@ -284,24 +270,24 @@ class IoEngine:
         """The end of a launched request whose attempt has ended well; else False: `see_through`."""
         if not request.well:
             # A namespace that resumes before a task has come to see it through has to know.
-            self._note_doubt(request)
+            self.note_doubt(request)
             return False
         if request.kind is not _READ:
-            self._acknowledge(request, 0)
+            self.acknowledge(request, 0)
         del self._active[request]
         return True
 
     async def see_through(self, request: IoRequest) -> None:
         """Goes on with a launched request whose attempt has not ended well: see `perform`."""
         try:
-            await self._persevere(request, 0)
+            await persevere(self, request, 0)
         except BaseException:
             self._give_up(request)
             raise
         finally:
             del self._active[request]
 
-    def _note_doubt(self, request: IoRequest) -> None:
+    def note_doubt(self, request: IoRequest) -> None:
         """A change that was sent, and not answered, goes before everything else from now on.
 
         Where somebody gave it up, that is until a task comes that has it fail.
@@ -324,75 +310,7 @@ class IoEngine:
         if settled and not self._ambiguous and self.state is _S.REPLAYING:
             self._go_live()
 
-    async def _persevere(self, request: IoRequest, mark: int) -> bool:
-        """Goes on with a request whose first attempt did not just succeed."""
-        immediate = delayed = rechecks = 0
-        give_up_at: float | None = None
-        while True:
-            if request.error is not None:
-                raise request.error
-            if request.lost:
-                self._note_doubt(request)
-                # What was tried on an association that is over says nothing about the next one.
-                immediate = delayed = rechecks = 0
-                give_up_at = None
-                if request.restarts:
-                    return False
-                if self.state is _S.LIVE:
-                    # A queue that died before anybody held the namespace must not spin the loop.
-                    await trio.lowlevel.checkpoint()
-                mark = await self._try_again(request)
-                continue
-            if request.digest_error:
-                immediate += 1
-                if immediate > MAX_IMMEDIATE_RETRIES:
-                    self._fail(request, DataDigestError(self._describe(request, "data digest")))
-                mark = await self._try_again(request)
-                continue
-            if not request.status:
-                self._acknowledge(request, mark)
-                return True
-            status = Status.from_field(request.status)
-            error = CommandError(status, self._describe(request))
-            match action_for(status):
-                case Action.RETRY_NOW if immediate < MAX_IMMEDIATE_RETRIES:
-                    immediate += 1
-                case Action.RETRY_LATER if give_up_at is None or trio.current_time() < give_up_at:
-                    now = trio.current_time()
-                    if give_up_at is None:
-                        give_up_at = now + RETRY_LIMIT_S
-                    self.last_error = f"retrying: {error}"
-                    path = self._path
-                    crdt_s = path.crdt_s if path is not None else (0.0, 0.0, 0.0)
-                    # The last try is made when the time is up, whatever delay the controller asks.
-                    retry_at = min(now + retry_delay_s(status, delayed, crdt_s), give_up_at)
-                    request.finished = False
-                    with trio.move_on_at(retry_at):
-                        # Nothing is outstanding: only being failed or killed ends this early.
-                        await request.wait()
-                        assert request.error is not None
-                        raise request.error
-                    delayed += 1
-                case Action.WAIT if rechecks < _MAX_RECHECKS or (
-                    status.code != INVALID_NAMESPACE.code
-                ):
-                    rechecks += 1
-                    delayed = 0
-                    give_up_at = None
-                    if self.state in (_S.LIVE, _S.REPLAYING):
-                        self.last_error = str(error)
-                        self.hold(f"waiting: {error}")
-                        self._on_recheck(str(error))
-                case _:
-                    self._fail(request, error)
-            mark = await self._try_again(request)
-
-    async def _try_again(self, request: IoRequest) -> int:
-        mark = self._begin(request)
-        await request.wait()
-        return mark
-
-    def _begin(self, request: IoRequest) -> int:
+    def begin(self, request: IoRequest) -> int:
         """Sends a request, or lets it wait; returns the log's mark where it is a Flush."""
         mark = self.log.mark() if request.kind is _FLUSH else 0
         state = self.state
@@ -410,7 +328,8 @@ class IoEngine:
         if self._path is not None:
             self._path.withdraw()
 
-    def _acknowledge(self, request: IoRequest, mark: int) -> None:
+    def acknowledge(self, request: IoRequest, mark: int) -> None:
+        """A request has succeeded; `mark` is what `begin` returned."""
         if request.is_change:
             self._remember(request, known=True)
             if request.ambiguous:
@@ -447,10 +366,6 @@ class IoEngine:
                 return
             self._waiting.pop(order).start(path)
 
-    def _fail(self, request: IoRequest, error: Exception) -> None:
-        self.last_error = str(error)
-        raise error
-
     def _unfinished(self) -> list[IoRequest]:
         """Requests whose attempt, or whose wait for one, has not ended."""
         return sorted(
@@ -461,10 +376,6 @@ class IoEngine:
     def _undecided(self) -> list[IoRequest]:
         requests = self._interrupted | self._ambiguous
         return [requests[order] for order in sorted(requests)]
-
-    def _describe(self, request: IoRequest, what: str = "") -> str:
-        where = f" of LBAs {request.slba}+{request.nlb}" if request.nlb else ""
-        return f"{self._name}: {request.kind.value}{where}{': ' + what if what else ''}"
 
     def _move(self, new: NamespaceState) -> None:
         self.state = moved(NAMESPACE_TRANSITIONS, self.state, new)

@@ -88,7 +88,7 @@ def read(namespace: "Namespace", offset: int, length: int, opener: Opener | None
         or length <= 0
     ):
         return None
-    data = heap.fresh(length)
+    data = heap.fresh_page(length)
     request = engine.transfer(_READ, offset // size, length // size, data, opener)
     engine.launch(request)
     return Launch(namespace, request, data, None)

@@ -40,7 +40,7 @@ _ABANDON: Final = """        self.task = None
 """
 _NOTED: Final = """        if not request.well:
             # A namespace that resumes before a task has come to see it through has to know.
-            self._note_doubt(request)
+            self.note_doubt(request)
 """
 _LAUNCHED: Final = "    return Launch(namespace, request, data, held)\n"
 
@@ -289,7 +289,7 @@ MUTATIONS: Final = (
         (
             (
                 "nvmf_host/io_engine.py",
-                "            self._acknowledge(request, 0)\n",
+                "            self.acknowledge(request, 0)\n",
                 "            pass\n",
             ),
         ),
