@@ -89,7 +89,9 @@ class DataPath:
         self._forget = forget
         self._loop = loop
         self._buffer = bytearray()
-        self._view = _NO_VIEW
+        #: Where requests begin in it: what is written begins with a page.
+        self._begins = 0
+        self._target = self._view = _NO_VIEW
         self._renew_buffer()
         self._token: trio.lowlevel.TrioToken | None = None
         self._nursery: trio.Nursery | None = None
@@ -171,14 +173,14 @@ class DataPath:
         read_into, unpack = self._device.read_into, _REQUEST.unpack_from
         while taken < BURST:
             try:
-                length = read_into(self._buffer)
+                length = read_into(self._target)
             except FileNotFoundError:
                 # It was withdrawn in this moment.
                 continue
             if not length:
                 break
             taken += 1
-            opcode, unique, node, handle, offset, size, flags = unpack(self._buffer)
+            opcode, unique, node, handle, offset, size, flags = unpack(self._view)
             try:
                 if opcode == _READ:
                     self._under_way += 1
@@ -228,22 +230,27 @@ class DataPath:
         # It may wait for long, or be remembered until a Flush, and holds less than twice what it
         # needs: a bytearray that is cut by less than half keeps its memory.
         # The next one takes what it gives back: made before, there would be holes too small for it.
-        buffer, self._view = self._buffer, _NO_VIEW
-        del buffer[_HEAD_BYTES + length :]
+        buffer, start = self._buffer, self._begins + _HEAD_BYTES
+        self._target = self._view = _NO_VIEW
+        del buffer[start + length :]
         self._renew_buffer()
-        return memoryview(buffer).toreadonly()[_HEAD_BYTES:]
+        return memoryview(buffer).toreadonly()[start:]
 
     def _renew_buffer(self) -> None:
         """The next request is read where nobody has data."""
-        self._buffer = heap.fresh(_HEAD_BYTES + self._device.longest_write_bytes)
-        self._view = memoryview(self._buffer).toreadonly()
+        length = _HEAD_BYTES + self._device.longest_write_bytes
+        buffer = heap.fresh(length + heap.PAGE_BYTES)
+        start = heap.before_a_page(buffer, _HEAD_BYTES)
+        self._buffer, self._begins = buffer, start
+        self._target = memoryview(buffer)[start : start + length]
+        self._view = self._target.toreadonly()
 
     def _take_other(self, opcode: int, unique: int, node: int, length: int) -> None:
         """A request that is not about data."""
         if opcode == _FORGET:
-            self._forget(node, _FORGOTTEN.unpack_from(self._buffer)[0])
+            self._forget(node, _FORGOTTEN.unpack_from(self._view)[0])
         elif opcode == _BATCH_FORGET:
-            [count] = _BATCH.unpack_from(self._buffer)
+            [count] = _BATCH.unpack_from(self._view)
             batch = self._view[_BATCH.size : _BATCH.size + count * _FORGOTTEN_NODE.size]
             for forgotten, times in _FORGOTTEN_NODE.iter_unpack(batch):
                 self._forget(forgotten, times)

@@ -72,7 +72,7 @@ class Device:
     #: pyfuse3 has the other end.
     _socket: socket.socket = attrs.field(alias="socket")
     #: Fills a buffer with one request and returns its length, None where there is none (read(2)).
-    read_into: Callable[[bytearray], int | None] = attrs.field(init=False)
+    read_into: Callable[[memoryview], int | None] = attrs.field(init=False)
     #: What libfuse has agreed upon with the kernel.
     longest_write_bytes: int = attrs.field(init=False, default=1 << 20)
     _init: int = attrs.field(init=False, default=-1)
@@ -82,7 +82,7 @@ class Device:
     _backlog: deque[bytes] = attrs.field(init=False, factory=deque)
 
     @read_into.default
-    def _readinto_of_number(self) -> Callable[[bytearray], int | None]:
+    def _readinto_of_number(self) -> Callable[[memoryview], int | None]:
         return io.FileIO(self.number, "r+", closefd=False).readinto
 
     @classmethod

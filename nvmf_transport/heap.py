@@ -7,6 +7,7 @@ kept, up to a bound, and what a burst has left is given back when there is nothi
 """
 
 import ctypes
+import mmap
 from typing import Final
 
 #: mallopt(3).
@@ -17,6 +18,7 @@ _MMAP_BYTES: Final = 32 << 20
 #: As much stays with the process at the end of its heap.
 KEPT_BYTES: Final = 64 << 20
 
+PAGE_BYTES: Final = mmap.PAGESIZE
 #: From here on it pays not to zero a buffer: below, the call that avoids it costs as much.
 _FRESH_BYTES: Final = 32 << 10
 
@@ -44,6 +46,25 @@ def fresh(length_bytes: int) -> bytearray:
     if not buffer and length_bytes:
         _resize(buffer, length_bytes)
     return buffer
+
+
+def before_a_page(buffer: bytearray, head_bytes: int) -> int:
+    """Where a head of so many bytes begins in a buffer, so that what follows it begins a page.
+
+    The buffer has to be `PAGE_BYTES` longer than the two of them.  The kernel takes user memory a
+    page at a time: what lies across pages on both sides is pinned and copied in twice the pieces.
+    """
+    address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+    return -(address + head_bytes) % PAGE_BYTES
+
+
+def fresh_page(length_bytes: int) -> memoryview | bytearray:
+    """A buffer like `fresh`, which begins with a page where that pays."""
+    if length_bytes < _FRESH_BYTES:
+        return bytearray(length_bytes)
+    buffer = fresh(length_bytes + PAGE_BYTES)
+    start = before_a_page(buffer, 0)
+    return memoryview(buffer)[start : start + length_bytes]
 
 
 def give_back() -> None:

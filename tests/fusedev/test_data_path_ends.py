@@ -101,8 +101,8 @@ async def test_draining_takes_no_more_and_waits_for_what_was_taken():
         assert len(stage.file.launches) == 1
 
 
-def _instead(results: list[Any], otherwise: Callable[[bytearray], int | None]) -> Any:
-    def read_into(buffer: bytearray) -> int | None:
+def _instead(results: list[Any], otherwise: Callable[[memoryview], int | None]) -> Any:
+    def read_into(buffer: memoryview) -> int | None:
         if results:
             result = results.pop(0)
             if isinstance(result, Exception):

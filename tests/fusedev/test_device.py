@@ -26,7 +26,7 @@ def pass_on(kernel: Kernel, count: int) -> list[bytes]:
     requests = []
     for number in range(count):
         kernel.request(GETATTR, bytes([number]) * number)
-        buffer = bytearray(4096)
+        buffer = memoryview(bytearray(4096))
         length = kernel.device.read_into(buffer)
         assert length
         requests.append(bytes(buffer[:length]))
@@ -173,7 +173,7 @@ def test_the_device_is_taken_from_under_a_descriptor_and_given_back():
         inode = os.fstat(theirs).st_ino
         with Device.instead_of(theirs) as device:
             far.send(b"request")
-            buffer = bytearray(100)
+            buffer = memoryview(bytearray(100))
             assert device.read_into(buffer) == 7
             assert device.read_into(buffer) is None
             device.pass_on(b"\0" * 40)
