@@ -94,7 +94,8 @@ class IoRequest:
     fua = False
     deallocate = False
     ranges: list[tuple[int, int]] | None = None
-    #: The caller begins again where an attempt was lost, rather than this request being resent.
+    #: The caller begins again where an attempt was lost, or would meet another path, rather than
+    #: this request being resent.
     restarts = False
     #: Sent and not answered on an association that ended: goes first when I/O resumes.
     ambiguous = False
@@ -165,6 +166,11 @@ class IoRequest:
             self.finished = self.lost = self.sent = self.stranded = self.digest_error = False
             self.well = True
             self.status = 0
+            if self.restarts and path is not self.path:
+                # What it was merged with may be old by now, though no command of it was lost.
+                self.lost, self.well = True, False
+                self._end()
+                return
         self.path = path
         kind = self.kind
         if (kind is _READ or kind is _WRITE) and path.fits(self.slba, self.nlb):
