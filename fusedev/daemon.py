@@ -21,6 +21,7 @@ from .backend import ControlLike, HostLike
 from .bystander import Bystander
 from .data_path import DataPath, EventLoop
 from .device import SWITCH, Device
+from .inquiries import Inquiries
 from .killing import let_the_killed_go
 from .lag import LoopLag
 from .mount import Mount, MountPoint, StartError
@@ -99,7 +100,12 @@ class Daemon:
                 nursery.start_soon(serving.serve)
                 if device is not None:
                     serving.data = DataPath(
-                        device, operations.files, operations.usage, nodes.forget, self.loop
+                        device,
+                        operations.files,
+                        operations.usage,
+                        nodes.forget,
+                        Inquiries(nodes).answer,
+                        self.loop,
                     )
                     nursery.start_soon(serving.serve_data, serving.data)
                 nursery.start_soon(refresh.run)

@@ -2,7 +2,8 @@
 
 A request of a live namespace is sent in the step that took it from the kernel, and answered in the
 step that took its response: no task waits for it.  All others get a task, which goes the way that
-pyfuse3's would (`Operations`).  What is not data is passed on to pyfuse3: see `device`.
+pyfuse3's would (`Operations`).  Of what is not data, a few are answered at once (`inquiries`), and
+all else is passed on to pyfuse3: see `device`.
 """
 
 import errno
@@ -80,13 +81,18 @@ class DataPath:
         files: Mapping[int, OpenFile],
         usage: Usage,
         forget: Callable[[int, int], None],
+        inquire: Callable[[int, int, memoryview], bytes | int | None],
         loop: EventLoop | None = None,
     ) -> None:
-        """`files` is by file handle; `forget` takes a node and how many lookups of it are over."""
+        """`files` is by file handle; `forget` takes a node and how many lookups of it are over.
+
+        `inquire` is `Inquiries.answer`.
+        """
         self._device = device
         self._files = files
         self._usage = usage
         self._forget = forget
+        self._inquire = inquire
         self._loop = loop
         self._buffer = bytearray()
         #: Where requests begin in it: what is written begins with a page.
@@ -254,9 +260,17 @@ class DataPath:
             batch = self._view[_BATCH.size : _BATCH.size + count * _FORGOTTEN_NODE.size]
             for forgotten, times in _FORGOTTEN_NODE.iter_unpack(batch):
                 self._forget(forgotten, times)
-        elif opcode != _INTERRUPT:
+        elif opcode == _INTERRUPT:
             # Those are for whoever waits and is killed: see `killing`.
+            pass
+        elif (answer := self._inquire(opcode, node, self._view[:length])) is None:
             self._device.pass_on(bytes(self._view[:length]))
+        else:
+            if isinstance(answer, int):
+                self._device.done(unique, answer)
+            else:
+                self._device.told(unique, answer)
+            self._answered = True
 
     # The ends of requests without a task.
 

@@ -1,10 +1,10 @@
-"""/dev/fuse of a mount, taken from under pyfuse3, which goes on seeing all that is not data.
+"""/dev/fuse of a mount, taken from under pyfuse3, which goes on seeing the rest.
 
 pyfuse3 has a task wait for each request, copies what is written once more, and holds the
 interpreter's lock while the kernel copies.  That was two fifths of a request's time, so for reads,
-writes and fsyncs the daemon talks to the kernel itself (see `data_path`).  Whatever else the kernel
-asks is passed on, as it is, through a socket that lies under the number of pyfuse3's descriptor,
-and what is answered there is passed back.
+writes and fsyncs, and for what is asked most beside them, the daemon talks to the kernel itself
+(see `data_path`).  Whatever else the kernel asks is passed on, as it is, through a socket that lies
+under the number of pyfuse3's descriptor, and what is answered there is passed back.
 
 Without it (NVMF_PLAIN_FUSE is set) pyfuse3 serves everything, with the same answers; the tests run
 both ways.
@@ -120,6 +120,11 @@ class Device:
             os.writev(self.number, (header, data))
         except OSError as error:
             _not_answered(unique, error)
+
+    def told(self, unique: int, answer: bytes) -> None:
+        """Answers what is not about data."""
+        header = _OUT_HEADER.pack(_OUT_HEADER.size + len(answer), 0, unique)
+        self._answer(header + answer)
 
     def done(self, unique: int, number: int = 0) -> None:
         """Answers any request; `number` is an errno, 0 for a success with nothing to tell."""

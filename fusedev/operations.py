@@ -102,7 +102,8 @@ class Operations(pyfuse3.Operations):
         """From now on nothing is opened: the mount is about to end."""
         self._closing = True
 
-    # Those that `DataPath` answers, where there is one, come first.
+    # Those that `DataPath` answers, where there is one, come first; so does it lookups, and most of
+    # getxattr.
 
     @replies_errno
     def read(  # type: ignore[override]  # pyfuse3 takes any buffer, says its handler

@@ -142,6 +142,9 @@ class Stage:
     loop: FakeLoop
     gone: trio.Event = attrs.field(factory=trio.Event)
     forgotten: list[tuple[int, int]] = attrs.field(factory=list)
+    #: What is asked about nodes, and what is answered; None is for pyfuse3.
+    inquiries: list[tuple[int, int, bytes]] = attrs.field(factory=list)
+    told: bytes | int | None = None
     data: DataPath = attrs.field(init=False)
     #: Where it runs.
     nursery: trio.Nursery = attrs.field(init=False)
@@ -152,8 +155,13 @@ class Stage:
             {HANDLE: self.file},
             self.usage,
             lambda node, count: self.forgotten.append((node, count)),
+            self.inquire,
             self.loop,
         )
+
+    def inquire(self, opcode: int, node: int, request: memoryview) -> bytes | int | None:
+        self.inquiries.append((opcode, node, bytes(request[40:])))
+        return self.told
 
     async def settle(self) -> list[bytes]:
         """Lets everything happen that can; returns the answers."""

@@ -312,6 +312,32 @@ async def test_forgets_are_not_answered_and_interrupts_are_for_others():
         stage.idle()
 
 
+async def test_what_is_asked_about_nodes_is_answered_at_once():
+    async with running() as stage:
+        stage.told = b"size and times"
+        unique = stage.kernel.request(GETATTR, b"body", node=2**33)
+        assert await stage.settle() == [answer(unique, b"size and times")]
+        stage.told = errno.ESTALE
+        unique = stage.kernel.request(GETATTR, node=8)
+        assert await stage.settle() == [answer(unique, error=errno.ESTALE)]
+        assert stage.inquiries == [(GETATTR, 2**33, b"body"), (GETATTR, 8, b"")]
+        assert stage.kernel.passed_on() == []
+        stage.idle()
+
+
+@pytest.mark.usefixtures("quiet")
+async def test_an_inquiry_that_fails_gets_an_error_and_ends_nothing():
+    async with running() as stage:
+        # No answer has such a type.
+        stage.told = [7]  # type: ignore[assignment]
+        asked = stage.kernel.request(GETATTR)
+        read = stage.kernel.read(HANDLE, 0, 512)
+        assert await stage.settle() == [answer(asked, error=errno.EIO)]
+        stage.file.launches[0].end()
+        assert stage.kernel.waiting() == [answer(read, b"r" * 512)]
+        stage.idle()
+
+
 async def test_all_else_goes_to_pyfuse3_and_comes_back_while_others_wait():
     async with running(launching=False) as stage:
         for number in range(200):
