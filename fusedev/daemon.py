@@ -13,6 +13,7 @@ import attrs
 import pyfuse3
 import trio
 
+from nvmf_host.groups import single_error
 from nvmf_transport import heap
 
 from . import libc, mount
@@ -207,7 +208,8 @@ class _Serving:
     def _whatever_happens(self) -> Iterator[None]:
         """The host must come to its end in order."""
         try:
-            yield
+            with single_error():
+                yield
         except Exception as error:  # noqa: BLE001
             _log.exception("serving failed")
             self.error = error

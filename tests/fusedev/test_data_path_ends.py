@@ -14,11 +14,12 @@ import trio.testing
 from fusedev import data_path
 from fusedev.daemon import _Serving
 from fusedev.data_path import BURST
+from fusedev.handles import Usage
 from nvmf_transport import heap
 from nvmf_transport.wire import Buffer
 
-from .data_stage import HANDLE, FakeFile, FakeLaunch, running
-from .kernel import GETATTR, answer, written
+from .data_stage import HANDLE, FakeFile, FakeLaunch, FakeLoop, Stage, running
+from .kernel import GETATTR, answer, playing, written
 
 
 async def test_what_is_too_much_stays_with_the_kernel_until_there_is_room(monkeypatch):
@@ -229,6 +230,22 @@ async def test_the_data_path_is_drained_although_pyfuse3_has_ended():
             assert len(nursery.child_tasks) == 1
             stage.file.launches[0].end()
         assert stage.kernel.waiting() == [answer(unique, b"r" * 512)]
+
+
+@pytest.mark.usefixtures("quiet")
+async def test_an_error_of_the_device_that_nobody_foresaw_is_told_by_its_own_name():
+    def broken(buffer: memoryview) -> int:
+        raise OSError(errno.EIO, "on purpose")
+
+    with playing() as kernel:
+        usage = Usage()
+        stage = Stage(kernel, FakeFile(usage), usage, FakeLoop())
+        kernel.device.read_into = broken
+        stop = trio.Event()
+        serving = _Serving(stop)
+        await serving.serve_data(stage.data)
+        assert stop.is_set()
+        assert str(serving.error) == "[Errno 5] on purpose"
 
 
 async def test_a_write_that_there_is_no_memory_for_fails_alone(monkeypatch):
