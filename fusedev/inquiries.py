@@ -53,8 +53,10 @@ class Inquiries:
             node = self._nodes.lookup(bytes(request[_IN_HEADER_BYTES:-1]))
             if node is None:
                 return errno.ENOENT
+            entry = _ENTRY.pack(node.inode) + self._attributes(node)
+            # The kernel forgets what it was told, and nothing else.
             node.lookups += 1
-            return _ENTRY.pack(node.inode) + self._attributes(node)
+            return entry
         if opcode == _GETXATTR:
             # What the kernel and ls look for: access lists, labels, capabilities.
             name = request[_IN_HEADER_BYTES + _GETXATTR_IN.size : -1]

@@ -81,6 +81,9 @@ class Operations(pyfuse3.Operations):
     One left out on purpose is `flush`: close(2) must neither wait nor fail.
     """
 
+    #: A number is not a name: the directory cannot be exported (NFS).
+    supports_dot_lookup = False
+
     _nodes: NodeTable = attrs.field(alias="nodes")
     _control: ControlLike = attrs.field(alias="control")
     #: Called with a node's name after O_TRUNC, see `attribute_refresh`.
@@ -132,8 +135,10 @@ class Operations(pyfuse3.Operations):
         node = self._nodes.lookup(name)
         if node is None:
             raise FUSEError(errno.ENOENT)
+        entry = self._entry(node)
+        # The kernel forgets what it was told, and nothing else.
         node.lookups += 1
-        return self._entry(node)
+        return entry
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         for inode, count in inode_list:

@@ -54,6 +54,8 @@ class IoEngine:
         #: Those of them that are to be sent when the namespace is live.
         self._waiting: dict[int, IoRequest] = {}
         self._ambiguous: dict[int, IoRequest] = {}
+        #: Changes that were answered with an error and are tried again: parts may have been done.
+        self._refused: dict[int, IoRequest] = {}
         #: Those that were ambiguous when the namespace went, until they are acknowledged after all.
         self._interrupted: dict[int, IoRequest] = {}
         #: Why requests fail rather than wait, "" where they wait.
@@ -85,12 +87,14 @@ class IoEngine:
     @property
     def ambiguous(self) -> list[tuple[int, int]]:
         """(SLBA, LBAs) of the ambiguous writes."""
-        return [span for request in self._undecided() for span in request.spans()]
+        requests = _in_order(self._interrupted | self._ambiguous)
+        return [span for request in requests for span in request.spans()]
 
     @property
     def unknown(self) -> list[Written]:
-        """What the ambiguous writes may have changed, or may not, oldest first."""
-        return [change for request in self._undecided() for change in request.changes(known=False)]
+        """What writes without an outcome may have changed, or may not, oldest first."""
+        requests = _in_order(self._interrupted | self._refused | self._ambiguous)
+        return [change for request in requests for change in request.changes(known=False)]
 
     @property
     def dirty(self) -> bool:
@@ -109,7 +113,7 @@ class IoEngine:
     @property
     def has_waiting_changes(self) -> bool:
         """True where writes, zeroes or deallocations wait, or have an unknown outcome."""
-        return bool(self._ambiguous) or any(
+        return bool(self._ambiguous or self._refused) or any(
             request.for_change for request in self._waiting.values()
         )
 
@@ -222,13 +226,13 @@ class IoEngine:
     # What a request goes through.
 
     @overload
-    async def perform(self, request: IoRequest) -> bool: ...
+    async def perform(self, request: IoRequest) -> None: ...
 
     @overload
     async def perform(self, request: IoRequest, result: _ResultT) -> _ResultT: ...
 
-    async def perform(self, request: IoRequest, result: Any = True) -> Any:
-        """Sees a request through; returns `result`, False where a `restarts` request was lost.
+    async def perform(self, request: IoRequest, result: Any = None) -> Any:
+        """Sees a request through; returns `result`.
 
         Raises `CommandError`, `DataDigestError` or `NamespaceGoneError`.  Where the wait is
         cancelled, commands that are outstanding stay so: see `request.on_idle`.
@@ -241,8 +245,8 @@ class IoEngine:
                 request.task = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(request.abandon_wait)
             if not request.well:
-                return await persevere(self, request, mark) and result
-            if request.kind is not _READ:
+                await persevere(self, request, mark)
+            elif request.kind is not _READ:
                 self.acknowledge(request, mark)
         except BaseException:
             self._give_up(request)
@@ -288,24 +292,29 @@ class IoEngine:
             del self._active[request]
 
     def note_doubt(self, request: IoRequest) -> None:
-        """A change that was sent, and not answered, goes before everything else from now on.
+        """The attempt of a change has failed.  One that was sent, and not answered, is ambiguous.
 
         Where somebody gave it up, that is until a task comes that has it fail.
         """
-        if request.is_change and (request.outstanding or (request.lost and request.sent)):
+        if not request.is_change:
+            return
+        if request.outstanding or (request.lost and request.sent):
             request.ambiguous = True
             self._ambiguous[request.order] = request
+        elif request.status:
+            self._refused[request.order] = request
 
     def _give_up(self, request: IoRequest) -> None:
         """It is over without a success."""
         self._waiting.pop(request.order, None)
-        # Of an unaligned write this is another request, where it was reading again.
-        interrupted = self._ambiguous.get(request.order, request)
-        self.settle(request.order)
-        self._remember(interrupted, known=False)
+        # Not what an unaligned write reads: that has its order, and is not it.
+        if request.is_change:
+            self._settle(request.order)
+            self._remember(request, known=False)
 
-    def settle(self, order: int) -> None:
-        """An ambiguous write has an outcome; the last one lets everything else go."""
+    def _settle(self, order: int) -> None:
+        """A change has an outcome; the last ambiguous one lets everything else go."""
+        self._refused.pop(order, None)
         settled = self._ambiguous.pop(order, None) is not None
         if settled and not self._ambiguous and self.state is _S.REPLAYING:
             self._go_live()
@@ -335,7 +344,8 @@ class IoEngine:
             if request.ambiguous:
                 self.replayed += 1
                 self._interrupted.pop(request.order, None)
-                self.settle(request.order)
+            if request.ambiguous or self._refused:
+                self._settle(request.order)
         elif request.kind is _FLUSH:
             self.log.flushed(mark)
 
@@ -373,9 +383,9 @@ class IoEngine:
             key=lambda request: request.order,
         )
 
-    def _undecided(self) -> list[IoRequest]:
-        requests = self._interrupted | self._ambiguous
-        return [requests[order] for order in sorted(requests)]
-
     def _move(self, new: NamespaceState) -> None:
         self.state = moved(NAMESPACE_TRANSITIONS, self.state, new)
+
+
+def _in_order(requests: dict[int, IoRequest]) -> list[IoRequest]:
+    return [requests[order] for order in sorted(requests)]

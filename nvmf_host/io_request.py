@@ -5,7 +5,7 @@ and with them what they hold, also when nobody waits any more.
 """
 
 import enum
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Final, TypedDict, TypeVar, Unpack
 
 import attrs
@@ -76,7 +76,7 @@ class Rest(TypedDict, total=False):
     fua: bool
     deallocate: bool
     ranges: list[tuple[int, int]]
-    restarts: bool
+    merge: "Callable[[IoRequest], Awaitable[memoryview]]"
     ambiguous: bool
     for_change: bool
     fences: list[Fence]
@@ -94,9 +94,8 @@ class IoRequest:
     fua = False
     deallocate = False
     ranges: list[tuple[int, int]] | None = None
-    #: The caller begins again where an attempt was lost, or would meet another path, rather than
-    #: this request being resent.
-    restarts = False
+    #: Of a write that is not whole LBAs: makes the data of each attempt but the first.
+    merge: "Callable[[IoRequest], Awaitable[memoryview]] | None" = None
     #: Sent and not answered on an association that ended: goes first when I/O resumes.
     ambiguous = False
     lost = False
@@ -166,11 +165,6 @@ class IoRequest:
             self.finished = self.lost = self.sent = self.stranded = self.digest_error = False
             self.well = True
             self.status = 0
-            if self.restarts and path is not self.path:
-                # What it was merged with may be old by now, though no command of it was lost.
-                self.lost, self.well = True, False
-                self._end()
-                return
         self.path = path
         kind = self.kind
         if (kind is _READ or kind is _WRITE) and path.fits(self.slba, self.nlb):

@@ -314,12 +314,15 @@ class Namespace:
     def waits(self) -> list[Wait]:
         """The requests that somebody waits for."""
         engine = self.engine
-        found = [
-            Wait(request, engine.reason)
-            if engine.is_waiting(request)
-            else Wait(request, "sent, and not answered yet", sent=True)
-            for request in engine.active
-        ]
+        found = []
+        for request in engine.active:
+            if engine.is_waiting(request):
+                found.append(Wait(request, engine.reason))
+            elif not request.finished and not request.outstanding:
+                found.append(Wait(request, f"is sent again after a while: {engine.last_error}"))
+            elif not request.finished or request.merge is None:
+                found.append(Wait(request, "sent, and not answered yet", sent=True))
+            # Else one of the reads before its next attempt is here.
         found += [
             Wait(queued.request, queued.reason, quarantined=queued.stuck)
             for queued in self.line.queued()

@@ -7,6 +7,7 @@ import trio
 from nvmf_transport.errors import CommandError, DataDigestError
 from nvmf_transport.status import INVALID_NAMESPACE, Status
 
+from .fencing import Fence
 from .io_request import IoRequest
 from .policy import (
     MAX_IMMEDIATE_RETRIES,
@@ -26,24 +27,25 @@ _LIVE: Final = NamespaceState.LIVE
 _SENDING: Final = frozenset({_LIVE, NamespaceState.REPLAYING})
 
 
-async def persevere(engine: "IoEngine", request: IoRequest, mark: int) -> bool:
+async def persevere(engine: "IoEngine", request: IoRequest, mark: int) -> None:
     """Sees a request through after its first attempt, of which `mark` is; see `IoEngine.perform`.
 
-    Returns False where a `restarts` request was lost.  Raises `CommandError`, `DataDigestError`,
-    `NamespaceGoneError`, or what ended the wait for it.
+    Raises `CommandError`, `DataDigestError`, `NamespaceGoneError`, or what ended the wait for it.
     """
     immediate = delayed = rechecks = 0
     give_up_at: float | None = None
+    fence: Fence | None = None
     while True:
         if request.error is not None:
             raise request.error
-        if request.lost:
-            engine.note_doubt(request)
+        if request.lost or (request.path is not None and request.path.fence is not fence):
             # What was tried on an association that is over says nothing about the next one.
+            fence = None if request.path is None else request.path.fence
             immediate = delayed = rechecks = 0
             give_up_at = None
-            if request.restarts:
-                return False
+        if not request.well:
+            engine.note_doubt(request)
+        if request.lost:
             if engine.state is _LIVE:
                 # A queue that died before anybody held the namespace must not spin the loop.
                 await trio.lowlevel.checkpoint()
@@ -57,7 +59,7 @@ async def persevere(engine: "IoEngine", request: IoRequest, mark: int) -> bool:
             continue
         if not request.status:
             engine.acknowledge(request, mark)
-            return True
+            return
         status = Status.from_field(request.status)
         error = CommandError(status, _describe(engine, request))
         match action_for(status):
@@ -78,6 +80,7 @@ async def persevere(engine: "IoEngine", request: IoRequest, mark: int) -> bool:
                     await request.wait()
                     assert request.error is not None
                     raise request.error
+                request.finished = True
                 delayed += 1
             case Action.WAIT if rechecks < _MAX_RECHECKS or status.code != INVALID_NAMESPACE.code:
                 rechecks += 1
@@ -93,6 +96,8 @@ async def persevere(engine: "IoEngine", request: IoRequest, mark: int) -> bool:
 
 
 async def _try_again(engine: "IoEngine", request: IoRequest) -> int:
+    if request.merge is not None:
+        request.data = await request.merge(request)
     mark = engine.begin(request)
     await request.wait()
     return mark

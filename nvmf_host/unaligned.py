@@ -1,11 +1,13 @@
-"""Writes that are not whole LBAs: read, merged, written, and begun again where that was lost."""
+"""Writes that are not whole LBAs: read, merged and written, and merged anew before each retry.
+
+What was read may be old by the time of a retry: another host may have written there, and a write
+that merges it would undo what that host was told is done.
+"""
 
 from functools import partial
 
 from .change_line import ChangeLine
-from .fencing import Fence
 from .io_engine import IoEngine
-from .io_path import IoPath
 from .io_request import IoRequest, Kind
 from .range_lock import Held
 
@@ -17,49 +19,59 @@ async def write_unaligned(
 
     Gives `held`, the LBAs of `asked`, back to `line`.  Raises what `engine.perform` raises.
     """
+    merge = partial(_merged, engine, asked, offset)
+    request = IoRequest(
+        Kind.WRITE,
+        asked.order,
+        asked.slba,
+        asked.nlb,
+        asked.lba_bytes,
+        opener=asked.opener,
+        since=asked.since,
+        fua=asked.fua,
+        merge=merge,
+    )
+    try:
+        request.data = await merge(request)
+        await engine.perform(request)
+    finally:
+        line.let_go(held, request)
+
+
+async def _merged(
+    engine: IoEngine, asked: IoRequest, offset: int, request: IoRequest
+) -> memoryview:
+    """The data of `request`, which can be sent at once, over the path that the edges were read on.
+
+    Nobody writes to it any more, which the log of unflushed writes can see.
+    """
     size, slba, nlb, data = asked.lba_bytes, asked.slba, asked.nlb, asked.data
     assert data is not None
     start = offset - slba * size
-    last_is_whole = (start + len(data)) % size == 0
-    request: IoRequest | None = None
-    fences: list[Fence] = []
-    try:
-        while True:
-            again = request is not None and request.ambiguous
-            # The same place in the order of arrival, whatever has to be done again.
-            make = partial(
-                IoRequest,
-                order=asked.order,
-                lba_bytes=size,
-                ambiguous=again,
+    edges = [slba] if start or nlb == 1 else []
+    if nlb > 1 and (start + len(data)) % size:
+        edges.append(slba + nlb - 1)
+    while True:
+        merged = memoryview(bytearray(nlb * size))
+        reads = [
+            IoRequest(
+                Kind.READ,
+                # The same place in the order of arrival, whatever has to be done again.
+                asked.order,
+                edge,
+                1,
+                size,
+                merged[(edge - slba) * size :][:size],
+                asked.opener,
+                asked.since,
+                ambiguous=request.ambiguous,
                 for_change=True,
-                opener=asked.opener,
             )
-            merged = bytearray(nlb * size)
-            view = memoryview(merged)
-            path: IoPath | None = None
-            if start or nlb == 1:
-                await engine.perform(make(Kind.READ, slba=slba, nlb=1, data=view[:size]))
-                path = engine.path
-            if not last_is_whole and nlb > 1:
-                last = slba + nlb - 1
-                await engine.perform(make(Kind.READ, slba=last, nlb=1, data=view[-size:]))
-                path = path or engine.path
-            if not engine.sends(path, ambiguous=again):
-                # What was read may be old before the write can be sent.
-                continue
-            view[start : start + len(data)] = data
-            request = make(
-                Kind.WRITE,
-                slba=slba,
-                nlb=nlb,
-                # Nobody writes to it any more, which the log of unflushed writes can see.
-                data=view.toreadonly(),
-                fua=asked.fua,
-                restarts=True,
-                fences=fences,
-            )
-            if await engine.perform(request):
-                return
-    finally:
-        line.let_go(held, request)
+            for edge in edges
+        ]
+        for read in reads:
+            await engine.perform(read)
+        # Else what was read may be old before the write can be sent.
+        if all(engine.sends(read.path, ambiguous=request.ambiguous) for read in reads):
+            merged[start : start + len(data)] = data
+            return merged.toreadonly()

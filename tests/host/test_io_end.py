@@ -194,5 +194,5 @@ async def test_a_flush_without_a_cache_is_complete_as_it_starts():
     engine = IoEngine("nvme0ns1", lambda _reason: None)
     async with open_link() as link:
         engine.resume(link.path(controller_data(vwc=0)))
-        assert await engine.perform(IoRequest(Kind.FLUSH, engine.next_order()))
+        assert await engine.perform(IoRequest(Kind.FLUSH, engine.next_order()), "done") == "done"
         assert not engine.dirty

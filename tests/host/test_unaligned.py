@@ -1,17 +1,25 @@
-"""Unaligned writes whose reads and write meet different associations.
+"""Unaligned writes that are retried, or whose reads and write meet different associations.
 
-What was read on one association may be old on the next: another host may have written there while
-this one was away.  A write that merges it would undo what that host was told is done.
+What was read may be old by then: another host may have written there.  A write that merges it
+would undo what that host was told is done.
 """
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from nvmf_host.errors import KilledError
 from nvmf_host.policy import RETRY_LIMIT_S
 from nvmf_host.state import NamespaceState
+from nvmf_transport.errors import CommandError
 from nvmf_transport.nvme import NvmOpcode
-from nvmf_transport.status import INVALID_NAMESPACE, NAMESPACE_NOT_READY, Status
+from nvmf_transport.status import (
+    INTERNAL_ERROR,
+    INVALID_NAMESPACE,
+    NAMESPACE_NOT_READY,
+    TRANSIENT_TRANSPORT_ERROR,
+    Status,
+)
 
 from .medium import LBA_BYTES, Link, Medium, begin, opcode, open_link, open_namespace, pattern
 
@@ -105,3 +113,139 @@ async def test_a_refused_write_whose_retry_meets_another_association_is_merged_a
         assert write.value == 3
         assert namespace.engine.ambiguous == []
     assert medium.data[:L] == pattern(8, 5) + b"new" + pattern(8, L - 8)
+
+
+async def refused_at(link: Link, medium: Medium, status: Status) -> list[float]:
+    """Executes reads, answers writes so, until nothing comes; returns when the writes came."""
+    times = []
+    start = trio.current_time()
+    with trio.move_on_after(10000):
+        while True:
+            await link.transmitted()
+            (capsule,) = link.sent
+            if opcode(capsule) is NvmOpcode.READ:
+                medium.execute(capsule)
+                link.answer(capsule)
+            else:
+                times.append(round(trio.current_time() - start, 6))
+                link.answer(capsule, status)
+            await wait_all_tasks_blocked()
+    return times
+
+
+@pytest.mark.parametrize(
+    ("status", "times"),
+    [
+        (INTERNAL_ERROR, [0, 0.1, 0.3, 0.7, 1.5, 3.1, 6.3, 11.3, 16.3, 21.3, 26.3, 30.0]),
+        (TRANSIENT_TRANSPORT_ERROR, [0, 0, 0, 0]),
+        (INTERNAL_ERROR.with_dnr(), [0]),
+    ],
+    ids=str,
+)
+async def test_it_is_retried_for_as_long_as_any_other(nursery, autojump_clock, status, times):
+    namespace = open_namespace()
+    async with open_link() as link:
+        namespace.engine.resume(link.path())
+        write = begin(nursery, namespace.write, 5, b"new")
+        assert await refused_at(link, Medium(64), status) == pytest.approx(times)
+        assert isinstance(write.error, CommandError)
+        assert write.error.status == status
+
+
+async def test_being_identified_again_and_again_is_no_reason_to_go_on(nursery, autojump_clock):
+    """The association, and with it the limit of 30 s, is the same."""
+    namespace = open_namespace()
+    async with open_link() as link:
+        namespace.engine.resume(link.path())
+        write = begin(nursery, namespace.write, 5, b"new")
+
+        async def identify() -> None:
+            while True:
+                await trio.sleep(4)
+                namespace.engine.hold("being identified")
+                await trio.sleep(0.5)
+                namespace.engine.resume(link.path())
+
+        nursery.start_soon(identify)
+        times = await refused_at(link, Medium(64), INTERNAL_ERROR)
+        assert times[-1] <= RETRY_LIMIT_S + 1
+        assert isinstance(write.error, CommandError)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_namespace_that_is_invalid_to_it_alone_is_given_up_on(nursery):
+    asked: list[str] = []
+    namespace = open_namespace(on_recheck=lambda _namespace, reason: asked.append(reason))
+    medium = Medium(64)
+    async with open_link() as link:
+        namespace.engine.resume(link.path())
+        write = begin(nursery, namespace.write, 5, b"new")
+        await wait_all_tasks_blocked()
+        for rechecks in range(4):
+            assert len(asked) == rechecks
+            await execute_next(link, medium, NvmOpcode.READ)
+            link.answer(status=INVALID_NAMESPACE.with_dnr())
+            await wait_all_tasks_blocked()
+            if rechecks < 3:
+                assert namespace.state is NamespaceState.HELD
+                namespace.engine.resume(link.path())
+        assert isinstance(write.error, CommandError)
+        assert len(asked) == 3
+        assert namespace.state is NamespaceState.LIVE
+
+
+async def test_it_is_merged_anew_before_each_retry(nursery, autojump_clock):
+    del autojump_clock
+    namespace = open_namespace()
+    medium = Medium(64)
+    async with open_link() as link:
+        namespace.engine.resume(link.path())
+        write = begin(nursery, namespace.write, L - 2, b"four")
+        await wait_all_tasks_blocked()
+        for _ in range(3):
+            for _ in range(2):
+                await execute_next(link, medium, NvmOpcode.READ)
+            link.answer(status=NAMESPACE_NOT_READY)
+            await trio.sleep(5)
+        medium.data[: 2 * L] = pattern(8, 2 * L)
+        # These were read before.
+        for expected in (NvmOpcode.READ, NvmOpcode.READ, NvmOpcode.WRITE):
+            if expected is NvmOpcode.WRITE:
+                link.answer(status=NAMESPACE_NOT_READY)
+                await trio.sleep(5)
+            else:
+                await execute_next(link, medium, expected)
+        medium.data[: 2 * L] = pattern(9, 2 * L)
+        for expected in (NvmOpcode.READ, NvmOpcode.READ, NvmOpcode.WRITE):
+            await execute_next(link, medium, expected)
+        assert write.value == 4
+    assert medium.data[: 2 * L] == pattern(9, L - 2) + b"four" + pattern(9, L - 2)
+
+
+async def test_whoever_is_killed_before_a_retry_waits_for_it_no_more(nursery, autojump_clock):
+    """While its edges are read again, and in between; its LBAs are free then."""
+    del autojump_clock
+    namespace = open_namespace()
+    medium = Medium(64)
+    async with open_link() as link:
+        namespace.engine.resume(link.path())
+        for reading in (True, False):
+            write = begin(nursery, namespace.write, 5, b"new")
+            await wait_all_tasks_blocked()
+            await execute_next(link, medium, NvmOpcode.READ)
+            link.answer(status=NAMESPACE_NOT_READY)
+            await trio.sleep(0.2 if reading else 0.05)
+            assert len(link.sent) == reading
+            (wait,) = namespace.waits()
+            assert wait.sent == reading
+            assert reading or "Namespace Not Ready" in wait.reason
+            namespace.kill(wait.request)
+            await wait_all_tasks_blocked()
+            assert isinstance(write.error, KilledError)
+            link.settle(medium)
+            await wait_all_tasks_blocked()
+        again = begin(nursery, namespace.write, 0, pattern(1, L))
+        await wait_all_tasks_blocked()
+        link.settle(medium)
+        await wait_all_tasks_blocked()
+        assert again.value == L

@@ -106,5 +106,18 @@ def test_a_look_at_a_file_takes_two_lookups_at_most_and_its_attributes(daemon):
 
     calls, _ = _taken(daemon, work, _COUNT)
     # The root's attributes, the name, the node's: nothing is kept in the kernel.  Each is read,
-    # in vain once more, read by pyfuse3, answered there, and here.
-    assert calls <= 3 * 5 + _ROOM
+    # in vain once more, and answered.
+    assert calls <= 3 * 3 + _ROOM
+
+
+def test_attributes_that_ls_asks_for_take_no_more(daemon):
+    node = daemon.path(_NODE)
+
+    def work() -> None:
+        for _ in range(_COUNT):
+            with pytest.raises(OSError, match="No data available"):
+                os.getxattr(node, "security.selinux")
+
+    calls, _ = _taken(daemon, work, _COUNT)
+    # The same as above, before it.
+    assert calls <= 3 * 4 + _ROOM

@@ -94,15 +94,16 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "an unaligned write replayed from its write",
-        (("nvmf_host/unaligned.py", "restarts=True,", "restarts=False,"),),
+        (("nvmf_host/unaligned.py", "        merge=merge,\n", ""),),
     ),
     Mutation(
         "an unaligned write sent late as it was read",
         (
             (
                 "nvmf_host/unaligned.py",
-                "            if not engine.sends(path, ambiguous=again):",
-                "            if False:",
+                "        if all(engine.sends(read.path, ambiguous=request.ambiguous) "
+                "for read in reads):",
+                "        if True:",
             ),
         ),
     ),
