@@ -108,14 +108,13 @@ class IoEngine:
 
     def is_waiting(self, request: IoRequest) -> bool:
         """True where a request is to be sent when the namespace is live."""
-        return request.order in self._waiting
+        # An unaligned write and its reads have one place in the order.
+        return self._waiting.get(request.order) is request
 
     @property
     def has_waiting_changes(self) -> bool:
         """True where writes, zeroes or deallocations wait, or have an unknown outcome."""
-        return bool(self._ambiguous or self._refused) or any(
-            request.for_change for request in self._waiting.values()
-        )
+        return any(request.for_change for request in self._active)
 
     def sends(self, path: IoPath | None, *, ambiguous: bool) -> bool:
         """True where a request that begins now is sent at once, and over this path."""

@@ -18,6 +18,7 @@ from nvmf_transport.wire import Buffer
 from .cache_log import Effect, Written
 from .fencing import Fence
 from .io_path import IoPath, dsm_sqe, io_sqe, pack_dsm_ranges, rw_cdw12
+from .patience import Patience
 from .qpair import Command
 
 
@@ -77,6 +78,7 @@ class Rest(TypedDict, total=False):
     deallocate: bool
     ranges: list[tuple[int, int]]
     merge: "Callable[[IoRequest], Awaitable[memoryview]]"
+    patience: Patience
     ambiguous: bool
     for_change: bool
     fences: list[Fence]
@@ -96,6 +98,10 @@ class IoRequest:
     ranges: list[tuple[int, int]] | None = None
     #: Of a write that is not whole LBAs: makes the data of each attempt but the first.
     merge: "Callable[[IoRequest], Awaitable[memoryview]] | None" = None
+    #: What it shares with other requests; else it has its own.
+    patience: Patience | None = None
+    #: It was tried again after a delay, over the same path: that shows in nothing else.
+    has_slept = False
     #: Sent and not answered on an association that ended: goes first when I/O resumes.
     ambiguous = False
     lost = False

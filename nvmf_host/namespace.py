@@ -9,8 +9,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final
 
-import attrs
-
 from nvmf_transport import heap
 from nvmf_transport.errors import (
     CommandError,
@@ -38,6 +36,7 @@ from .scan import NamespaceDescription
 from .state import NamespaceState
 from .unaligned import write_unaligned
 from .verdict import SubsystemIdentity
+from .waits import Wait, waits_of
 
 #: An enumeration's members are looked up by a call (Python 3.11), which every request would make.
 _READ: Final = Kind.READ
@@ -47,17 +46,6 @@ _LIVE: Final = NamespaceState.LIVE
 _ZEROES_WINDOW_COMMANDS: Final = 32
 #: Where a controller has no Write Zeroes, zeroes are written, this many bytes at a time.
 _ZEROES_WINDOW_BYTES: Final = 1 << 20
-
-
-@attrs.frozen
-class Wait:
-    """A request that somebody waits for, and why it is not done."""
-
-    request: IoRequest
-    reason: str
-    quarantined: bool = False
-    #: It is with the controller.
-    sent: bool = False
 
 
 class Namespace:
@@ -313,22 +301,7 @@ class Namespace:
 
     def waits(self) -> list[Wait]:
         """The requests that somebody waits for."""
-        engine = self.engine
-        found = []
-        for request in engine.active:
-            if engine.is_waiting(request):
-                found.append(Wait(request, engine.reason))
-            elif not request.finished and not request.outstanding:
-                found.append(Wait(request, f"is sent again after a while: {engine.last_error}"))
-            elif not request.finished or request.merge is None:
-                found.append(Wait(request, "sent, and not answered yet", sent=True))
-            # Else one of the reads before its next attempt is here.
-        found += [
-            Wait(queued.request, queued.reason, quarantined=queued.stuck)
-            for queued in self.line.queued()
-        ]
-        found += [Wait(request, "waits for a Flush") for request in self._relief.waiting()]
-        return sorted(found, key=lambda wait: wait.request.order)
+        return waits_of(self.engine, self.line, self._relief)
 
     def kill(self, request: IoRequest) -> None:
         """Ends the wait for a request; what was sent goes on by itself."""

@@ -9,6 +9,7 @@ from functools import partial
 from .change_line import ChangeLine
 from .io_engine import IoEngine
 from .io_request import IoRequest, Kind
+from .patience import Patience
 from .range_lock import Held
 
 
@@ -19,7 +20,8 @@ async def write_unaligned(
 
     Gives `held`, the LBAs of `asked`, back to `line`.  Raises what `engine.perform` raises.
     """
-    merge = partial(_merged, engine, asked, offset)
+    patience = Patience()
+    merge = partial(_merged, engine, asked, offset, patience)
     request = IoRequest(
         Kind.WRITE,
         asked.order,
@@ -30,6 +32,7 @@ async def write_unaligned(
         since=asked.since,
         fua=asked.fua,
         merge=merge,
+        patience=patience,
     )
     try:
         request.data = await merge(request)
@@ -39,7 +42,7 @@ async def write_unaligned(
 
 
 async def _merged(
-    engine: IoEngine, asked: IoRequest, offset: int, request: IoRequest
+    engine: IoEngine, asked: IoRequest, offset: int, patience: Patience, request: IoRequest
 ) -> memoryview:
     """The data of `request`, which can be sent at once, over the path that the edges were read on.
 
@@ -64,6 +67,7 @@ async def _merged(
                 merged[(edge - slba) * size :][:size],
                 asked.opener,
                 asked.since,
+                patience=patience,
                 ambiguous=request.ambiguous,
                 for_change=True,
             )
@@ -71,7 +75,10 @@ async def _merged(
         ]
         for read in reads:
             await engine.perform(read)
-        # Else what was read may be old before the write can be sent.
-        if all(engine.sends(read.path, ambiguous=request.ambiguous) for read in reads):
+        # What was read may be old by now: one edge when the other had to be read again, and both
+        # where the write could not be sent at once.
+        if not any(read.has_slept for read in reads[1:]) and all(
+            engine.sends(read.path, ambiguous=request.ambiguous) for read in reads
+        ):
             merged[start : start + len(data)] = data
             return merged.toreadonly()

@@ -12,7 +12,7 @@ import trio
 from nvmf_host.errors import EndOfNamespaceError, KilledError, ReadOnlyError
 from nvmf_host.io_request import IoRequest, Kind, Opener
 from nvmf_host.messages import ControllerInfo, NamespaceInfo, Parameter
-from nvmf_host.namespace import Wait
+from nvmf_host.waits import Wait
 from nvmf_transport.errors import CommandError, NamespaceGoneError, ShutdownError
 from nvmf_transport.status import RESERVATION_CONFLICT
 

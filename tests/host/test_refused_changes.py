@@ -4,15 +4,24 @@ Until such a change has an outcome, what it was to write is as good on the mediu
 a comparison after a loss must take neither for a lost cache.
 """
 
+import attrs
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from nvmf_host.errors import KilledError
 from nvmf_host.namespace import Namespace
+from nvmf_host.state import NamespaceState
 from nvmf_host.verification import Difference, compare
+from nvmf_transport.errors import NamespaceGoneError
 from nvmf_transport.nvme import NvmOpcode
-from nvmf_transport.status import INTERNAL_ERROR, NAMESPACE_NOT_READY
+from nvmf_transport.status import (
+    INTERNAL_ERROR,
+    INVALID_NAMESPACE,
+    NAMESPACE_NOT_READY,
+    TRANSIENT_TRANSPORT_ERROR,
+    Status,
+)
 
 from . import launching
 from .medium import (
@@ -30,6 +39,9 @@ from .medium import (
 )
 
 L = LBA_BYTES
+#: Asks for the first of the controller's delays, which is 20 s here.
+LATER = attrs.evolve(INTERNAL_ERROR, crd=1)
+DELAYS = controller_data(crdt1=200)
 
 
 async def differences(namespace: Namespace, link: Link, medium: Medium) -> list[Difference]:
@@ -152,20 +164,102 @@ async def test_the_time_for_retries_begins_anew_with_an_association(nursery, aut
     del autojump_clock
     namespace = open_namespace()
     medium = Medium(64)
-    delay = controller_data(crdt1=200)
     async with open_link() as old, open_link() as new:
-        namespace.engine.resume(old.path(delay))
+        namespace.engine.resume(old.path(DELAYS))
         write = begin(nursery, namespace.write, 0, pattern(1, L))
         await wait_all_tasks_blocked()
-        old.answer(status=INTERNAL_ERROR)
+        old.answer(status=LATER)
         await trio.sleep(1)
+        assert old.sent == []
         old.lose(namespace)
         await trio.sleep(600)
-        namespace.engine.resume(new.path(delay))
+        namespace.engine.resume(new.path(DELAYS))
         await wait_all_tasks_blocked()
         new.answer(status=NAMESPACE_NOT_READY)
         await trio.sleep(25)
         assert not write.done
         new.settle(medium)
+        await wait_all_tasks_blocked()
+        assert write.value == L
+
+
+@pytest.mark.parametrize("offset", [0, 5], ids=["aligned", "unaligned"])
+async def test_the_replay_limit_does_not_overlook_what_waits_for_its_time(
+    nursery, autojump_clock, offset: int
+):
+    del autojump_clock
+    namespace = open_namespace()
+    async with open_link() as link:
+        namespace.engine.resume(link.path(DELAYS))
+        begin(nursery, namespace.write, offset, pattern(1, L))
+        await wait_all_tasks_blocked()
+        # Of an unaligned one it is the first read.
+        link.answer(status=LATER)
+        await trio.sleep(1)
+        link.lose(namespace)
+        await trio.sleep(10)
+        assert namespace.has_waiting_changes
+        nursery.cancel_scope.cancel()
+
+
+async def test_one_that_is_killed_as_its_time_comes_is_not_sent(nursery, autojump_clock):
+    """Whichever of the two comes first in the turn of the loop."""
+    del autojump_clock
+    for _ in range(20):
+        namespace = open_namespace()
+        async with open_link() as link:
+            namespace.engine.resume(link.path(DELAYS))
+            write = begin(nursery, namespace.write, 0, pattern(1, L))
+            await wait_all_tasks_blocked()
+            link.answer(status=LATER)
+            due = trio.current_time() + 20
+            await wait_all_tasks_blocked()
+            (wait,) = namespace.waits()
+            await trio.sleep_until(due)
+            sent_before = len(link.pairs[0].log)
+            if not link.sent:
+                namespace.kill(wait.request)
+                await wait_all_tasks_blocked()
+                assert len(link.pairs[0].log) == sent_before
+                assert isinstance(write.error, KilledError)
+            else:
+                link.answer()
+                await wait_all_tasks_blocked()
+
+
+async def test_one_that_is_refused_after_the_end_does_not_wait_for_its_time(
+    nursery, autojump_clock
+):
+    del autojump_clock
+    namespace = open_namespace()
+    async with open_link() as link:
+        namespace.engine.resume(link.path(DELAYS))
+        write = begin(nursery, namespace.write, 0, pattern(1, L))
+        await wait_all_tasks_blocked()
+        namespace.engine.end("removed")
+        link.answer(status=LATER)
+        await wait_all_tasks_blocked()
+        assert isinstance(write.error, NamespaceGoneError)
+
+
+@pytest.mark.parametrize("status", [TRANSIENT_TRANSPORT_ERROR, INVALID_NAMESPACE], ids=str)
+async def test_tries_on_an_association_that_is_over_do_not_count(nursery, status: Status):
+    namespace = open_namespace()
+    async with open_link() as old, open_link() as new:
+        write = begin(nursery, namespace.write, 0, pattern(1, L))
+        await wait_all_tasks_blocked()
+        for link in (old, new):
+            for _ in range(3):
+                if namespace.state is NamespaceState.HELD:
+                    namespace.engine.resume(link.path())
+                link.answer(status=status)
+                await wait_all_tasks_blocked()
+            if link is old:
+                link.lose(namespace)
+                await wait_all_tasks_blocked()
+        if namespace.state is NamespaceState.HELD:
+            namespace.engine.resume(new.path())
+        assert not write.done
+        new.answer()
         await wait_all_tasks_blocked()
         assert write.value == L

@@ -4,11 +4,16 @@ What was read may be old by then: another host may have written there.  A write 
 would undo what that host was told is done.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from nvmf_host.errors import KilledError
+from nvmf_host.io_path import IoPath
+from nvmf_host.io_request import Opener
 from nvmf_host.policy import RETRY_LIMIT_S
 from nvmf_host.state import NamespaceState
 from nvmf_transport.errors import CommandError
@@ -230,14 +235,16 @@ async def test_whoever_is_killed_before_a_retry_waits_for_it_no_more(nursery, au
     async with open_link() as link:
         namespace.engine.resume(link.path())
         for reading in (True, False):
+            since = trio.current_time()
             write = begin(nursery, namespace.write, 5, b"new")
-            await wait_all_tasks_blocked()
+            await trio.sleep(0.5)
             await execute_next(link, medium, NvmOpcode.READ)
             link.answer(status=NAMESPACE_NOT_READY)
             await trio.sleep(0.2 if reading else 0.05)
             assert len(link.sent) == reading
             (wait,) = namespace.waits()
             assert wait.sent == reading
+            assert wait.request.since == since
             assert reading or "Namespace Not Ready" in wait.reason
             namespace.kill(wait.request)
             await wait_all_tasks_blocked()
@@ -249,3 +256,83 @@ async def test_whoever_is_killed_before_a_retry_waits_for_it_no_more(nursery, au
         link.settle(medium)
         await wait_all_tasks_blocked()
         assert again.value == L
+
+
+async def test_one_that_was_lost_is_listed_once_and_can_be_killed(nursery):
+    """While it waits for its first read of the next attempt."""
+    namespace = open_namespace()
+    medium = Medium(64)
+    opener = Opener(pid=1, uid=2)
+    async with open_link() as link:
+        namespace.engine.resume(link.path())
+        write = begin(nursery, partial(namespace.write, opener=opener), 5, b"new")
+        await wait_all_tasks_blocked()
+        since = trio.current_time()
+        await trio.sleep(0.01)
+        await execute_next(link, medium, NvmOpcode.READ)
+        assert link.sent[0].data_out is not None
+        assert memoryview(link.sent[0].data_out).readonly
+        assert [wait.request.opener for wait in namespace.waits()] == [opener]
+        link.lose(namespace)
+        await wait_all_tasks_blocked()
+        (wait,) = namespace.waits()
+        assert wait.request.opener == opener
+        assert wait.request.since <= since
+        assert wait.reason == namespace.engine.reason
+        assert namespace.engine.ambiguous == [(0, 1)]
+        namespace.kill(wait.request)
+        await wait_all_tasks_blocked()
+        assert isinstance(write.error, KilledError)
+        assert namespace.waits() == []
+        assert namespace.engine.ambiguous == []
+
+
+async def test_an_edge_is_read_again_where_the_other_took_its_time(nursery, autojump_clock):
+    del autojump_clock
+    namespace = open_namespace()
+    medium = Medium(64)
+    async with open_link() as link:
+        namespace.engine.resume(link.path())
+        write = begin(nursery, namespace.write, L - 2, b"four")
+        await wait_all_tasks_blocked()
+        await execute_next(link, medium, NvmOpcode.READ)
+        link.answer(status=NAMESPACE_NOT_READY)
+        await wait_all_tasks_blocked()
+        medium.data[: 2 * L] = pattern(8, 2 * L)
+        await trio.sleep(1)
+        # The second edge, then both.
+        for expected in (*[NvmOpcode.READ] * 3, NvmOpcode.WRITE):
+            await execute_next(link, medium, expected)
+        assert write.value == 4
+    assert medium.data[: 2 * L] == pattern(8, L - 2) + b"four" + pattern(8, L - 2)
+
+
+@pytest.mark.parametrize("status", [INTERNAL_ERROR, INVALID_NAMESPACE], ids=str)
+async def test_its_reads_and_its_write_have_one_limit(nursery, autojump_clock, status: Status):
+    """Each of them succeeds in the end, and is then refused once more."""
+    del autojump_clock
+    link_path: list[Callable[[], IoPath]] = []
+    namespace = open_namespace(
+        on_recheck=lambda namespace, _reason: namespace.engine.resume(link_path[0]())
+    )
+    medium = Medium(64)
+    async with open_link() as link:
+        link_path.append(link.path)
+        namespace.engine.resume(link.path())
+        write = begin(nursery, namespace.write, L - 2, b"four")
+        start = trio.current_time()
+        turn = 0
+        while not write.done:
+            await link.transmitted()
+            turn += 1
+            assert turn < 100, "for ever"
+            (capsule,) = link.sent
+            if opcode(capsule) is NvmOpcode.WRITE or turn % 2:
+                link.answer(status=status)
+            else:
+                medium.execute(capsule)
+                link.answer()
+            await trio.sleep(6)
+        assert isinstance(write.error, CommandError)
+        assert write.error.status == status
+        assert trio.current_time() - start <= RETRY_LIMIT_S + 12

@@ -101,8 +101,10 @@ MUTATIONS: Final = (
         (
             (
                 "nvmf_host/unaligned.py",
-                "        if all(engine.sends(read.path, ambiguous=request.ambiguous) "
-                "for read in reads):",
+                "        if not any(read.has_slept for read in reads[1:]) and all(\n"
+                "            engine.sends(read.path, ambiguous=request.ambiguous) "
+                "for read in reads\n"
+                "        ):",
                 "        if True:",
             ),
         ),
