@@ -222,14 +222,15 @@ class TcpConnection(abc.ABC, Generic[EventT]):
         """The payload of the PDU last opened is in."""
 
     def _takes_whole(self, layout: Layout) -> bool:
-        """True where PDUs of this kind, which have no data digest, are tried with `_take`."""
+        """True where PDUs of this kind are tried with `_take`."""
         del layout
         return False
 
     def _take(self, layout: Layout, start: int, plen: int, events: list[EventT]) -> bool:
         """A PDU with room for a payload, whole in `_rx` at `start`, in one go.
 
-        False: it has to go the general way, which says of it the same or what is wrong with it.
+        False: it has to go the general way, which says of it the same or what is wrong with it,
+        its data digest too.
         """
         del layout, start, plen, events
         return False
@@ -341,7 +342,7 @@ class TcpConnection(abc.ABC, Generic[EventT]):
         if breach is not None:
             raise breach
         layout = layout_of(pdu)
-        if not layout.data_digest and self._takes_whole(layout):
+        if self._takes_whole(layout):
             layout = attrs.evolve(layout, taken_whole=True)
         self._layouts[word] = layout
         return layout

@@ -19,7 +19,7 @@ from nvmf_transport.nvme import FLAGS_SGL, AdminOpcode, SglId
 from nvmf_transport.wire import Buffer
 
 from .connection import TcpConnection
-from .digest import digest_bytes
+from .digest import crc32c, digest_bytes
 from .layout import Layout, TcpOptions, with_digest
 from .pdu import (
     CAPSULE_CMD_BYTES,
@@ -29,6 +29,7 @@ from .pdu import (
     DATA_SPECIFIC,
     DDGST_ENABLE,
     DDGSTF,
+    DIGEST,
     DIGEST_BYTES,
     HDGST_ENABLE,
     HDGSTF,
@@ -69,8 +70,8 @@ _DATA_TYPES: Final = frozenset(
 #: An enumeration's members are looked up by a call (Python 3.11), which every PDU would make.
 _CAPSULE_RESP: Final = PduType.CAPSULE_RESP
 _R2T: Final = PduType.R2T
-#: FLAGS of a C2HData that is the last of its command, completes it, and has no data digest.
-_TAKEN_WHOLE: Final = frozenset({LAST_PDU | SUCCESS, LAST_PDU | SUCCESS | HDGSTF})
+#: FLAGS of a C2HData that is the last of its command and completes it.
+_ALL_AND_END: Final = LAST_PDU | SUCCESS
 #: OPC, flags and CID of an SQE.
 _SQE_HEAD: Final = struct.Struct("<BBH")
 _FABRICS: Final = int(AdminOpcode.FABRICS)
@@ -299,25 +300,29 @@ class HostConnection(TcpConnection[ResponseCapsule]):
         return breach
 
     def _takes_whole(self, layout: Layout) -> bool:
-        return layout.type is PduType.C2H_DATA and layout.flags in _TAKEN_WHOLE
+        return layout.type is PduType.C2H_DATA and layout.flags & _ALL_AND_END == _ALL_AND_END
 
     def _take(self, layout: Layout, start: int, plen: int, events: list[ResponseCapsule]) -> bool:
         """All the data of a command, and with it its end: what nearly every small read gets."""
         cid, _, offset, length = DATA_SPECIFIC.unpack_from(self._rx, start + _CH_BYTES)
         command = self._commands.get(cid)
         target = None if command is None else command.data_in
-        data_start = start + layout.head_bytes
         if (
             command is None
             or target is None
             or offset
             or command.data_bytes
             or length != len(target)
-            or length != plen - layout.head_bytes
+            or length != plen - layout.overhead_bytes
             or command.leaves_at_bytes > self._bytes_sent
         ):
             return False
-        target[:] = self._rx_view[data_start : data_start + length]
+        data_start = start + layout.head_bytes
+        data_end = data_start + length
+        data = self._rx_view[data_start:data_end]
+        if layout.data_digest and DIGEST.unpack_from(self._rx, data_end) != (crc32c(data),):
+            return False
+        target[:] = data
         command.data_bytes = length
         command.retired = True
         del self._commands[cid]

@@ -1,5 +1,6 @@
 """Command capsules taken in one go, against the general way: the same events, bytes and errors."""
 
+import itertools
 import struct
 from typing import Any
 
@@ -40,6 +41,8 @@ class Capsule:
     sent: int = 0
     asks: bool = False
     answers: bool = True
+    #: Its last byte is another: that of the digest of its data, where it has one.
+    spoiled: bool = False
 
     def pack(self, *, header_digest: bool, data_digest: bool) -> bytes:
         head = struct.pack("<BBH20x", self.opcode, self.flags, self.cid)
@@ -47,7 +50,9 @@ class Capsule:
         sqe = head + sgl + bytes(number % 251 for number in range(24))
         flags = (HDGSTF if header_digest else 0) | (DDGSTF if data_digest and self.sent else 0)
         data = bytes((self.cid + number) % 251 for number in range(self.sent))
-        return pdu(PduType.CAPSULE_CMD, sqe, data, flags=flags)
+        packed = bytearray(pdu(PduType.CAPSULE_CMD, sqe, data, flags=flags))
+        packed[-1] ^= self.spoiled and self.sent > 0
+        return bytes(packed)
 
 
 def write(length: int = 512, **fields: Any) -> Capsule:
@@ -66,6 +71,7 @@ capsules = st.builds(
     sent=st.sampled_from([0, 512, 512, 4096, 8192]),
     asks=st.booleans(),
     answers=st.booleans(),
+    spoiled=st.sampled_from([False, False, False, True]),
 )
 
 
@@ -114,6 +120,7 @@ def seen_of(kind, bursts, header_digest, data_digest):
 @example([[Capsule(answers=False)], [Capsule()]], False, False)
 @example([[Capsule(answers=False), write(cid=2), Capsule(3), Capsule(4)]], False, False)
 @example([[write(4096)], [write(8192)]], False, False)
+@example([[write(spoiled=True), write(cid=2)]], False, True)
 @example([[Capsule(opcode=_READ, sgl=_OFFSET, sent=512)]], False, False)
 @example([[Capsule(opcode=_FABRICS, sgl=_OFFSET, sent=512)]], False, False)
 @example([[Capsule(opcode=_WRITE, sgl=_OFFSET, length=4096, sent=512)]], False, False)
@@ -139,9 +146,9 @@ def test_a_read_and_a_write_with_its_data_are_taken_in_one_go(monkeypatch):
         return taken[-1]
 
     monkeypatch.setattr(ControllerConnection, "_take", noting)
-    for header_digest in (False, True):
-        seen_of(ControllerConnection, [[Capsule(), write(cid=2)]], header_digest, False)
-    assert taken == [True] * 4
-    # One with a digest of its data never is.
-    seen_of(ControllerConnection, [[Capsule(), write(cid=2)]], False, True)
-    assert taken == [True] * 5
+    for header_digest, data_digest in itertools.product((False, True), repeat=2):
+        seen_of(ControllerConnection, [[Capsule(), write(cid=2)]], header_digest, data_digest)
+    assert taken == [True] * 8
+    # What is not what was sent goes the general way.
+    seen_of(ControllerConnection, [[write(spoiled=True)]], False, True)
+    assert taken == [True] * 8 + [False]

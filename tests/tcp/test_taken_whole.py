@@ -1,5 +1,7 @@
 """C2HData taken in one go, against the general way: the same events, bytes and errors."""
 
+import itertools
+
 import attrs
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -30,12 +32,16 @@ class Data:
     length: int = 512
     sent: int = 512
     flags: int = LAST_PDU | SUCCESS
+    #: Its last byte is another: that of the digest of its data, where it has one.
+    spoiled: bool = False
 
     def pack(self, *, header_digest: bool, data_digest: bool) -> bytes:
         flags = self.flags | (HDGSTF if header_digest else 0) | (DDGSTF if data_digest else 0)
         specific = data_specific(self.cid, 0, self.offset, self.length)
         data = bytes((self.cid + number) % 251 for number in range(self.sent))
-        return pdu(PduType.C2H_DATA, specific, data, flags=flags)
+        packed = bytearray(pdu(PduType.C2H_DATA, specific, data, flags=flags))
+        packed[-1] ^= self.spoiled
+        return bytes(packed)
 
 
 lengths = st.sampled_from([512, 512, 512, 256, 513, 4096])
@@ -47,6 +53,7 @@ pdus = st.lists(
         length=lengths,
         sent=lengths,
         flags=st.sampled_from([0, LAST_PDU, LAST_PDU | SUCCESS, LAST_PDU | SUCCESS]),
+        spoiled=st.sampled_from([False, False, False, True]),
     ),
     min_size=1,
     max_size=4,
@@ -82,6 +89,8 @@ def outcome(kind, stream, cuts, header_digest, data_digest):
 )
 @example([Data(), Data(2, 0, 4096, 4096)], False, False, [])
 @example([Data(), Data()], False, False, [])
+@example([Data(spoiled=True), Data(2, 0, 4096, 4096)], True, True, [])
+@example([Data(), Data(2, 0, 4096, 4096, spoiled=True)], False, True, [])
 @example([Data(4)], False, False, [])
 @example([Data(length=4096)], False, False, [])
 @example([Data(length=4096, sent=4096)], False, False, [])
@@ -111,9 +120,13 @@ def test_a_read_in_one_pdu_is_taken_in_one_go(monkeypatch):
         return taken[-1]
 
     monkeypatch.setattr(HostConnection, "_take", noting)
-    for header_digest in (False, True):
-        stream = Data().pack(header_digest=header_digest, data_digest=False)
-        outcome(HostConnection, stream, (), header_digest, False)
+    for header_digest, data_digest in itertools.product((False, True), repeat=2):
+        stream = Data().pack(header_digest=header_digest, data_digest=data_digest)
+        outcome(HostConnection, stream, (), header_digest, data_digest)
         # In two pieces it goes the general way.
-        outcome(HostConnection, stream, (100,), header_digest, False)
-    assert taken == [True, True]
+        outcome(HostConnection, stream, (100,), header_digest, data_digest)
+    assert taken == [True] * 4
+    # So does what is not what was sent.
+    stream = Data(spoiled=True).pack(header_digest=False, data_digest=True)
+    outcome(HostConnection, stream, (), False, True)
+    assert taken == [True] * 4 + [False]
