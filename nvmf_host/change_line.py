@@ -63,12 +63,12 @@ class ChangeLine:
         finally:
             self.let_go(held, request)
 
-    def let_go(self, held: Held, request: IoRequest | None) -> None:
-        """The same at the end of a block of the caller's own; None: nothing was sent."""
-        if request is None or request.outstanding or request.fences:
+    def let_go(self, held: Held, request: IoRequest) -> None:
+        """The same at the end of a block of the caller's own."""
+        if request.outstanding or request.fences:
             self.quarantine.let_go(held, request)
         else:
-            # It was lost with no association, and nothing of it is with a controller.
+            # Nothing of it is with a controller, or was when its association ended.
             self._lock.release(held)
 
     def queued(self) -> list[Queued]:

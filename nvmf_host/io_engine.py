@@ -113,7 +113,7 @@ class IoEngine:
 
     @property
     def has_waiting_changes(self) -> bool:
-        """True where writes, zeroes or deallocations wait, or have an unknown outcome."""
+        """True where writes, zeroes or deallocations that somebody waits for are not over."""
         return any(request.for_change for request in self._active)
 
     def sends(self, path: IoPath | None, *, ambiguous: bool) -> bool:

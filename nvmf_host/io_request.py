@@ -78,10 +78,9 @@ class Rest(TypedDict, total=False):
     deallocate: bool
     ranges: list[tuple[int, int]]
     merge: "Callable[[IoRequest], Awaitable[memoryview]]"
-    patience: Patience
+    patience: Patience | None
     ambiguous: bool
     for_change: bool
-    fences: list[Fence]
 
 
 class IoRequest:

@@ -54,14 +54,12 @@ class Quarantine:
             for held, fences in self._held.items()
         ]
 
-    def let_go(self, held: Held, request: IoRequest | None) -> None:
+    def let_go(self, held: Held, request: IoRequest) -> None:
         """The caller is done with `held`: gives it back once nothing of `request` can land on it.
 
         Commands of it that are outstanding end by themselves, whether anybody waits or not.
         """
-        if request is None:
-            self._lock.release(held)
-        elif request.outstanding:
+        if request.outstanding:
             request.on_idle = partial(self._settle, held, request.fences)
         else:
             self._settle(held, request.fences)

@@ -20,8 +20,7 @@ async def write_unaligned(
 
     Gives `held`, the LBAs of `asked`, back to `line`.  Raises what `engine.perform` raises.
     """
-    patience = Patience()
-    merge = partial(_merged, engine, asked, offset, patience)
+    merge = partial(_merged, engine, asked, offset)
     request = IoRequest(
         Kind.WRITE,
         asked.order,
@@ -32,7 +31,7 @@ async def write_unaligned(
         since=asked.since,
         fua=asked.fua,
         merge=merge,
-        patience=patience,
+        patience=Patience(),
     )
     try:
         request.data = await merge(request)
@@ -42,7 +41,7 @@ async def write_unaligned(
 
 
 async def _merged(
-    engine: IoEngine, asked: IoRequest, offset: int, patience: Patience, request: IoRequest
+    engine: IoEngine, asked: IoRequest, offset: int, request: IoRequest
 ) -> memoryview:
     """The data of `request`, which can be sent at once, over the path that the edges were read on.
 
@@ -67,7 +66,7 @@ async def _merged(
                 merged[(edge - slba) * size :][:size],
                 asked.opener,
                 asked.since,
-                patience=patience,
+                patience=request.patience,
                 ambiguous=request.ambiguous,
                 for_change=True,
             )

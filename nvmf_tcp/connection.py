@@ -319,6 +319,10 @@ class TcpConnection(abc.ABC, Generic[EventT]):
                 self._crc = crc32c(piece, self._crc)
         self._filled = filled
 
+    def _fails_digest(self, data: Buffer, end: int) -> bool:
+        """True where the digest that stands at `end`, behind `data`, is not its."""
+        return DIGEST.unpack_from(self._rx, end) != (crc32c(data),)
+
     def _check_header_digest(self, layout: Layout, start: int) -> None:
         (received,) = DIGEST.unpack_from(self._rx, start + layout.hlen)
         computed = crc32c(self._rx_view[start : start + layout.hlen])

@@ -19,7 +19,7 @@ from nvmf_transport.nvme import AdminOpcode, SglId
 from nvmf_transport.wire import Buffer
 
 from .connection import TcpConnection
-from .digest import crc32c, crc32c_of
+from .digest import crc32c_of
 from .layout import (
     Layout,
     TcpOptions,
@@ -285,7 +285,7 @@ class ControllerConnection(TcpConnection[ControllerEvent]):
             data_start = start + layout.head_bytes
             data_end = data_start + length
             data = rx[data_start:data_end]
-            if layout.data_digest and DIGEST.unpack_from(rx, data_end) != (crc32c(data),):
+            if layout.data_digest and self._fails_digest(data, data_end):
                 return False
         else:
             return False

@@ -19,7 +19,7 @@ from nvmf_transport.nvme import FLAGS_SGL, AdminOpcode, SglId
 from nvmf_transport.wire import Buffer
 
 from .connection import TcpConnection
-from .digest import crc32c, digest_bytes
+from .digest import digest_bytes
 from .layout import Layout, TcpOptions, with_digest
 from .pdu import (
     CAPSULE_CMD_BYTES,
@@ -29,7 +29,6 @@ from .pdu import (
     DATA_SPECIFIC,
     DDGST_ENABLE,
     DDGSTF,
-    DIGEST,
     DIGEST_BYTES,
     HDGST_ENABLE,
     HDGSTF,
@@ -320,7 +319,7 @@ class HostConnection(TcpConnection[ResponseCapsule]):
         data_start = start + layout.head_bytes
         data_end = data_start + length
         data = self._rx_view[data_start:data_end]
-        if layout.data_digest and DIGEST.unpack_from(self._rx, data_end) != (crc32c(data),):
+        if layout.data_digest and self._fails_digest(data, data_end):
             return False
         target[:] = data
         command.data_bytes = length

@@ -200,11 +200,10 @@ async def test_it_begins_when_no_command_is_outstanding():
     assert (len(lock), len(quarantine)) == (0, 0)
 
 
-@pytest.mark.parametrize("sent", [False, True])
-async def test_what_cannot_land_is_given_back_at_once(sent):
+@pytest.mark.parametrize("fences", [[], [Fence(1, lifted="reset")]], ids=["not lost", "lost"])
+async def test_what_cannot_land_is_given_back_at_once(fences):
     lock = RangeLock()
-    fence = Fence(1, lifted="reset")
-    Quarantine(lock).let_go(lock.enter(0, 8), lost(fence) if sent else None)
+    Quarantine(lock).let_go(lock.enter(0, 8), lost(*fences))
     assert len(lock) == 0
 
 

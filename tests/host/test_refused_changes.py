@@ -205,6 +205,7 @@ async def test_the_replay_limit_does_not_overlook_what_waits_for_its_time(
 async def test_one_that_is_killed_as_its_time_comes_is_not_sent(nursery, autojump_clock):
     """Whichever of the two comes first in the turn of the loop."""
     del autojump_clock
+    killed = 0
     for _ in range(20):
         namespace = open_namespace()
         async with open_link() as link:
@@ -222,9 +223,11 @@ async def test_one_that_is_killed_as_its_time_comes_is_not_sent(nursery, autojum
                 await wait_all_tasks_blocked()
                 assert len(link.pairs[0].log) == sent_before
                 assert isinstance(write.error, KilledError)
+                killed += 1
             else:
                 link.answer()
                 await wait_all_tasks_blocked()
+    assert killed, "it was always sent before"
 
 
 async def test_one_that_is_refused_after_the_end_does_not_wait_for_its_time(

@@ -4,9 +4,11 @@ What was read may be old by then: another host may have written there.  A write 
 would undo what that host was told is done.
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 
+import attrs
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -14,6 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 from nvmf_host.errors import KilledError
 from nvmf_host.io_path import IoPath
 from nvmf_host.io_request import Opener
+from nvmf_host.namespace import Namespace
 from nvmf_host.policy import RETRY_LIMIT_S
 from nvmf_host.state import NamespaceState
 from nvmf_transport.errors import CommandError
@@ -26,9 +29,20 @@ from nvmf_transport.status import (
     Status,
 )
 
-from .medium import LBA_BYTES, Link, Medium, begin, opcode, open_link, open_namespace, pattern
+from .medium import (
+    LBA_BYTES,
+    Link,
+    Medium,
+    Outcome,
+    begin,
+    opcode,
+    open_link,
+    open_namespace,
+    pattern,
+)
 
 L = LBA_BYTES
+READ, WRITE = NvmOpcode.READ, NvmOpcode.WRITE
 
 
 async def execute_next(link: Link, medium: Medium, expected: NvmOpcode) -> None:
@@ -38,6 +52,32 @@ async def execute_next(link: Link, medium: Medium, expected: NvmOpcode) -> None:
     medium.execute(capsule)
     link.answer(capsule)
     await wait_all_tasks_blocked()
+
+
+@attrs.frozen
+class Writing:
+    """A write that is not whole LBAs, begun over a live association."""
+
+    namespace: Namespace
+    medium: Medium
+    link: Link
+    write: Outcome
+
+    async def next(self, *expected: NvmOpcode) -> None:
+        """These commands come, one after the other, and succeed."""
+        for each in expected:
+            await execute_next(self.link, self.medium, each)
+
+
+@asynccontextmanager
+async def writing(nursery: trio.Nursery, offset: int, data: bytes) -> AsyncIterator[Writing]:
+    """What most of the tests begin with: the first read has been sent."""
+    namespace = open_namespace()
+    async with open_link() as link:
+        namespace.engine.resume(link.path())
+        write = begin(nursery, namespace.write, offset, data)
+        await wait_all_tasks_blocked()
+        yield Writing(namespace, Medium(64), link, write)
 
 
 async def test_an_edge_that_was_read_on_a_lost_association_is_read_again(nursery):
@@ -148,33 +188,27 @@ async def refused_at(link: Link, medium: Medium, status: Status) -> list[float]:
     ids=str,
 )
 async def test_it_is_retried_for_as_long_as_any_other(nursery, autojump_clock, status, times):
-    namespace = open_namespace()
-    async with open_link() as link:
-        namespace.engine.resume(link.path())
-        write = begin(nursery, namespace.write, 5, b"new")
-        assert await refused_at(link, Medium(64), status) == pytest.approx(times)
-        assert isinstance(write.error, CommandError)
-        assert write.error.status == status
+    async with writing(nursery, 5, b"new") as it:
+        assert await refused_at(it.link, it.medium, status) == pytest.approx(times)
+        assert isinstance(it.write.error, CommandError)
+        assert it.write.error.status == status
 
 
 async def test_being_identified_again_and_again_is_no_reason_to_go_on(nursery, autojump_clock):
     """The association, and with it the limit of 30 s, is the same."""
-    namespace = open_namespace()
-    async with open_link() as link:
-        namespace.engine.resume(link.path())
-        write = begin(nursery, namespace.write, 5, b"new")
+    async with writing(nursery, 5, b"new") as it:
 
         async def identify() -> None:
             while True:
                 await trio.sleep(4)
-                namespace.engine.hold("being identified")
+                it.namespace.engine.hold("being identified")
                 await trio.sleep(0.5)
-                namespace.engine.resume(link.path())
+                it.namespace.engine.resume(it.link.path())
 
         nursery.start_soon(identify)
-        times = await refused_at(link, Medium(64), INTERNAL_ERROR)
+        times = await refused_at(it.link, it.medium, INTERNAL_ERROR)
         assert times[-1] <= RETRY_LIMIT_S + 1
-        assert isinstance(write.error, CommandError)
+        assert isinstance(it.write.error, CommandError)
         nursery.cancel_scope.cancel()
 
 
@@ -201,30 +235,16 @@ async def test_a_namespace_that_is_invalid_to_it_alone_is_given_up_on(nursery):
 
 async def test_it_is_merged_anew_before_each_retry(nursery, autojump_clock):
     del autojump_clock
-    namespace = open_namespace()
-    medium = Medium(64)
-    async with open_link() as link:
-        namespace.engine.resume(link.path())
-        write = begin(nursery, namespace.write, L - 2, b"four")
-        await wait_all_tasks_blocked()
-        for _ in range(3):
-            for _ in range(2):
-                await execute_next(link, medium, NvmOpcode.READ)
-            link.answer(status=NAMESPACE_NOT_READY)
+    async with writing(nursery, L - 2, b"four") as it:
+        for value in (7, 8, 9):
+            await it.next(READ, READ)
+            it.link.answer(status=NAMESPACE_NOT_READY)
+            await wait_all_tasks_blocked()
+            it.medium.data[: 2 * L] = pattern(value, 2 * L)
             await trio.sleep(5)
-        medium.data[: 2 * L] = pattern(8, 2 * L)
-        # These were read before.
-        for expected in (NvmOpcode.READ, NvmOpcode.READ, NvmOpcode.WRITE):
-            if expected is NvmOpcode.WRITE:
-                link.answer(status=NAMESPACE_NOT_READY)
-                await trio.sleep(5)
-            else:
-                await execute_next(link, medium, expected)
-        medium.data[: 2 * L] = pattern(9, 2 * L)
-        for expected in (NvmOpcode.READ, NvmOpcode.READ, NvmOpcode.WRITE):
-            await execute_next(link, medium, expected)
-        assert write.value == 4
-    assert medium.data[: 2 * L] == pattern(9, L - 2) + b"four" + pattern(9, L - 2)
+        await it.next(READ, READ, WRITE)
+        assert it.write.value == 4
+    assert it.medium.data[: 2 * L] == pattern(9, L - 2) + b"four" + pattern(9, L - 2)
 
 
 async def test_whoever_is_killed_before_a_retry_waits_for_it_no_more(nursery, autojump_clock):
@@ -289,22 +309,16 @@ async def test_one_that_was_lost_is_listed_once_and_can_be_killed(nursery):
 
 async def test_an_edge_is_read_again_where_the_other_took_its_time(nursery, autojump_clock):
     del autojump_clock
-    namespace = open_namespace()
-    medium = Medium(64)
-    async with open_link() as link:
-        namespace.engine.resume(link.path())
-        write = begin(nursery, namespace.write, L - 2, b"four")
+    async with writing(nursery, L - 2, b"four") as it:
+        await it.next(READ)
+        it.link.answer(status=NAMESPACE_NOT_READY)
         await wait_all_tasks_blocked()
-        await execute_next(link, medium, NvmOpcode.READ)
-        link.answer(status=NAMESPACE_NOT_READY)
-        await wait_all_tasks_blocked()
-        medium.data[: 2 * L] = pattern(8, 2 * L)
+        it.medium.data[: 2 * L] = pattern(8, 2 * L)
         await trio.sleep(1)
         # The second edge, then both.
-        for expected in (*[NvmOpcode.READ] * 3, NvmOpcode.WRITE):
-            await execute_next(link, medium, expected)
-        assert write.value == 4
-    assert medium.data[: 2 * L] == pattern(8, L - 2) + b"four" + pattern(8, L - 2)
+        await it.next(READ, READ, READ, WRITE)
+        assert it.write.value == 4
+    assert it.medium.data[: 2 * L] == pattern(8, L - 2) + b"four" + pattern(8, L - 2)
 
 
 @pytest.mark.parametrize("status", [INTERNAL_ERROR, INVALID_NAMESPACE], ids=str)
