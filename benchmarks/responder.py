@@ -55,7 +55,7 @@ class IoQueue:
         self._replies: list[bytes | memoryview] = []
         self._reads: dict[tuple[int, int], tuple[bytes | memoryview, ...]] = {}
         self._responses: dict[int, bytes] = {}
-        #: Data of a write that is still to come, and who waits for its end.
+        #: Of a PDU with data what is still to come, and what is answered at its end.
         self._skip_bytes = 0
         self._skipped: bytes | None = None
 
@@ -67,7 +67,7 @@ class IoQueue:
             end += got
             begin = self._answer(end)
             self._send()
-            # What is left is less than a PDU's beginning, or than a command with its data.
+            # What is left is less than a PDU's beginning, or than a command.
             self._buffer[: end - begin] = self._buffer[begin:end]
             end -= begin
 
@@ -87,10 +87,16 @@ class IoQueue:
                 return at
             (plen,) = _PLEN.unpack_from(buffer, _PLEN_AT + at)
             if buffer[at] == PduType.CAPSULE_CMD:
-                if end - at < plen:
+                if end - at < _SQE_END:
                     return at
-                self._command(at, plen)
-                at += plen
+                if plen > _SQE_END:
+                    # Its data is in the capsule, which may be longer than the buffer.
+                    cid = buffer[at + _CID_AT] | buffer[at + _CID_AT + 1] << 8
+                    self._skip_bytes = plen
+                    self._skipped = self._response(cid)
+                else:
+                    self._command(at)
+                    at += plen
             elif buffer[at] == PduType.H2C_DATA:
                 if end - at < DataHeader.SIZE:
                     return at
@@ -101,14 +107,14 @@ class IoQueue:
             else:
                 raise ValueError(f"PDU type {buffer[at]:#x} on an I/O queue")
 
-    def _command(self, at: int, plen: int) -> None:
+    def _command(self, at: int) -> None:
         buffer = self._buffer
         opcode = buffer[at + _SQE_AT]
         cid = buffer[at + _CID_AT] | buffer[at + _CID_AT + 1] << 8
         (length,) = _PLEN.unpack_from(buffer, at + _LENGTH_AT)
         if opcode == NvmOpcode.READ:
             self._replies += self._reads.get((cid, length)) or self._read(cid, length)
-        elif opcode == NvmOpcode.WRITE and plen == _SQE_END:
+        elif opcode == NvmOpcode.WRITE:
             header = R2THeader(
                 pdu_type=PduType.R2T, hlen=24, plen=24, cccid=cid, ttag=cid, r2tl=length
             )

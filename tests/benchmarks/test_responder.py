@@ -79,6 +79,18 @@ def test_write_in_the_capsule_is_answered_whole(host):
     assert (response.pdu_type, response.cid, response.status_field) == (PduType.CAPSULE_RESP, 3, 0)
 
 
+def test_capsule_that_is_longer_than_the_buffer_is_answered_after_its_last_byte(host):
+    long = capsule(NvmOpcode.WRITE, 4, 1 << 20, data=bytes(1 << 20))
+    host.sendall(long[:-1])
+    host.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        host.recv(1)
+    host.settimeout(5)
+    host.sendall(long[-1:] + long + capsule(NvmOpcode.FLUSH, 10, 0))
+
+    assert [take(host, CapsuleRespHeader).cid for _ in range(3)] == [4, 4, 10]
+
+
 def test_long_write_is_asked_for_and_answered_after_its_last_byte(host):
     host.sendall(capsule(NvmOpcode.WRITE, 9, 1 << 20))
     asked = take(host, R2THeader)
