@@ -106,8 +106,9 @@ def test_a_look_at_a_file_takes_two_lookups_at_most_and_its_attributes(daemon):
 
     calls, _ = _taken(daemon, work, _COUNT)
     # The root's attributes, the name, the node's: nothing is kept in the kernel.  Each is read,
-    # in vain once more, and answered.
-    assert calls <= 3 * 3 + _ROOM
+    # in vain once more, and answered; where it was not found by polling, in vain twice.  By way of
+    # pyfuse3 it would be five calls at the least.
+    assert calls <= 3 * 4 + _ROOM
 
 
 def test_attributes_that_ls_asks_for_take_no_more(daemon):
@@ -119,5 +120,5 @@ def test_attributes_that_ls_asks_for_take_no_more(daemon):
                 os.getxattr(node, "security.selinux")
 
     calls, _ = _taken(daemon, work, _COUNT)
-    # The same as above, before it.
+    # The directory may be looked through, the name, the attribute: as above.
     assert calls <= 3 * 4 + _ROOM
